@@ -1,0 +1,60 @@
+// One element of the SRU recurrence (Lei et al. 2018, equations 1 to 4), forward and backward, written once.
+//
+// Number is a scalar or a SIMD vector: anything with + - * / and a function gates(), declared before this file. Every
+// loop of the project, on every processor, goes through here; what differs is how numbers are loaded and how wide they
+// are.
+//
+//   f = sigmoid(u_f + v_f c' + b_f)        c' is the state before this frame, c the state after it
+//   r = sigmoid(u_r + v_r c' + b_r)
+//   c = f c' + (1 - f) u_c
+//   h = r c + (1 - r) a                    a is the highway: alpha x, alpha W_h x, or nothing
+#pragma once
+
+#include "variant.h"
+
+namespace sru_asr::SRU_ASR_VARIANT {
+
+template <class Number>
+struct Inputs {
+  Number candidate, forget, reset, highway;
+};
+
+template <class Number>
+struct Weights {
+  Number v_forget, v_reset, b_forget, b_reset;
+};
+
+// Returns h and replaces c, the state before the frame, by the state after it.
+template <class Number>
+SRU_ASR_INLINE Number cell_forward(const Inputs<Number>& u, const Weights<Number>& w, Number& c) {
+  Number f, r;
+  gates(u.forget + w.v_forget * c + w.b_forget, u.reset + w.v_reset * c + w.b_reset, f, r);
+  c = u.candidate + f * (c - u.candidate);
+  return u.highway + r * (c - u.highway);
+}
+
+// Returns the gradient of the inputs; adds to those of the weights; grad_c comes in as the gradient of the state after
+// the frame and leaves as that of the state before it.
+template <class Number>
+SRU_ASR_INLINE Inputs<Number> cell_backward(const Inputs<Number>& u, const Weights<Number>& w, Number c_before,
+                                            Number grad_h, Number& grad_c, Weights<Number>& grad_w) {
+  Number f, r;
+  gates(u.forget + w.v_forget * c_before + w.b_forget, u.reset + w.v_reset * c_before + w.b_reset, f, r);
+  const Number c = u.candidate + f * (c_before - u.candidate);
+  const Number one_minus_f = 1 - f;
+  const Number one_minus_r = 1 - r;
+  const Number total_c = grad_c + grad_h * r;
+  Inputs<Number> grad;
+  grad.highway = grad_h * one_minus_r;
+  grad.reset = grad.highway * (c - u.highway) * r;
+  grad.candidate = total_c * one_minus_f;
+  grad.forget = grad.candidate * (c_before - u.candidate) * f;
+  grad_c = total_c * f + grad.forget * w.v_forget + grad.reset * w.v_reset;
+  grad_w.v_forget += grad.forget * c_before;
+  grad_w.v_reset += grad.reset * c_before;
+  grad_w.b_forget += grad.forget;
+  grad_w.b_reset += grad.reset;
+  return grad;
+}
+
+}  // namespace sru_asr::SRU_ASR_VARIANT

@@ -1,0 +1,6 @@
+#define SRU_ASR_VARIANT avx512
+#include "kernel.h"
+
+namespace sru_asr {
+const Kernels kAvx512Kernels = {"avx512", avx512::run<avx512::ForwardRun, Forward>, avx512::run<avx512::BackwardRun, Backward>};
+}  // namespace sru_asr

@@ -1,0 +1,61 @@
+// Chooses the instruction set at run time.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "../recurrence.h"
+
+namespace sru_asr {
+namespace {
+
+struct Choice {
+  const Kernels* kernels;
+  std::string reason;
+};
+
+#if defined(SRU_ASR_X86)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && has_avx2();
+}
+#endif
+
+Choice choose() {
+  struct Candidate {
+    const Kernels* kernels;
+    bool supported;
+  };
+  const Candidate candidates[] = {
+#if defined(SRU_ASR_X86)
+      {&kAvx512Kernels, has_avx512()},
+      {&kAvx2Kernels, has_avx2()},
+#endif
+      {&kBaselineKernels, true},
+  };
+  std::string supported;
+  for (const Candidate& candidate : candidates)
+    if (candidate.supported) supported += std::string(supported.empty() ? "" : ", ") + candidate.kernels->name;
+  const char* forced = std::getenv("SRU_ASR_CPU");
+  for (const Candidate& candidate : candidates) {
+    if (!candidate.supported) continue;
+    if (!forced || !*forced) return {candidate.kernels, "the best of what this processor supports: " + supported};
+    if (std::string(forced) == candidate.kernels->name) return {candidate.kernels, "forced by SRU_ASR_CPU"};
+  }
+  throw std::runtime_error("SRU_ASR_CPU asks for '" + std::string(forced) + "' kernels; this processor and build have: " +
+                           supported + ". Unset it or choose one of those.");
+}
+
+const Choice& choice() {
+  static const Choice chosen = choose();
+  return chosen;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *choice().kernels; }
+const char* kernels_reason() { return choice().reason.c_str(); }
+
+}  // namespace sru_asr

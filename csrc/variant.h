@@ -1,0 +1,12 @@
+// The name of the instruction set a translation unit is compiled for, and the namespace that goes with it.
+#pragma once
+
+#ifndef SRU_ASR_INLINE
+#define SRU_ASR_INLINE inline __attribute__((always_inline))
+#endif
+
+// Everything a translation unit compiles with its own instruction set lives in a namespace of its own. Without it the
+// linker would keep one copy of each inline function, and a machine without AVX-512 might be handed that copy.
+#ifndef SRU_ASR_VARIANT
+#error "define SRU_ASR_VARIANT (the name of the instruction set) before including any kernel header"
+#endif

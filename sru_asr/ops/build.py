@@ -1,0 +1,176 @@
+"""The compiled kernels: where they are, and how they are made where they are not there yet.
+
+The extension uses LibTorch's stable ABI, so one binary serves every torch from 2.11 on and every Python. It is either
+shipped beside this package (a build that found torch) or compiled once, by ninja, into a cache. Both are named by a hash
+of the sources and flags: a binary that does not belong to the sources is never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+TORCH_TARGET_VERSION = "0x020b000000000000"  # the oldest torch this binary runs with: 2.11
+COMMON_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",  # vectors passed by value between our own inlined functions
+    f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+]
+X86 = platform.machine().lower() in {"x86_64", "amd64"}
+# Each source with the flags it alone gets: one translation unit per instruction set.
+SOURCES = {"operator.cpp": [], "cpu/select.cpp": [], "cpu/baseline.cpp": []}
+if X86:
+    COMMON_FLAGS.append("-DSRU_ASR_X86")
+    SOURCES["cpu/avx2.cpp"] = ["-mavx2", "-mfma"]
+    SOURCES["cpu/avx512.cpp"] = [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+        "-mprefer-vector-width=512",
+    ]
+
+
+class BuildError(RuntimeError):
+    """The kernels are not there and cannot be compiled; the message says what to install."""
+
+
+def source_folder() -> Path:
+    """`csrc`: inside an installed package, beside the package in a checkout."""
+    for folder in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
+        if (folder / "operator.cpp").is_file():
+            return folder
+    raise BuildError(f"The kernel sources (csrc/operator.cpp) are missing beside {PACKAGE}: reinstall sru-asr.")
+
+
+def source_key() -> str:
+    """Hash of everything that decides what the binary contains, but for the compiler and torch."""
+    folder = source_folder()
+    digest = hashlib.sha256(repr((COMMON_FLAGS, SOURCES)).encode())
+    for path in sorted((*folder.rglob("*.h"), *folder.rglob("*.cpp"))):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def shipped_library() -> Path:
+    """Where a build that found torch puts the binary."""
+    return PACKAGE / f"_C-{source_key()}.abi3.so"
+
+
+def cache_folder() -> Path:
+    """`$SRU_ASR_CACHE`, else the user's cache folder."""
+    if chosen := os.environ.get("SRU_ASR_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sru_asr"
+
+
+def find_compiler() -> str:
+    """The C++ compiler: `$CXX`, else c++, g++ or clang++ on the path."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and shutil.which(shlex.split(name)[0]):
+            return name
+    raise BuildError(
+        "sru_asr compiles its kernels at first use and found no C++ compiler (looked for $CXX, c++, g++, clang++). "
+        "Install one (Debian, Ubuntu: apt-get install g++; macOS: xcode-select --install) and try again. "
+        "There is no slow fallback."
+    )
+
+
+def find_ninja() -> str:
+    """The ninja of the Python package, which need not be on the path, else the system's."""
+    try:
+        import ninja
+    except ModuleNotFoundError:
+        found = shutil.which("ninja")
+    else:
+        found = shutil.which("ninja", path=ninja.BIN_DIR) or shutil.which("ninja")
+    if found is None:
+        raise BuildError("sru_asr builds its kernels with ninja, which is missing: pip install ninja")
+    return found
+
+
+def ninja_file(torch_folder: Path, library_name: str) -> str:
+    """The build description: one rule to compile, one to link."""
+
+    def escape(path: Path | str) -> str:
+        return re.sub(r"([$ :])", r"$\1", str(path))
+
+    flags = shlex.join([*COMMON_FLAGS, "-isystem", str(torch_folder / "include")])
+    libraries = shlex.join([f"-L{torch_folder / 'lib'}", "-ltorch_cpu"])
+    lines = [
+        f"cxx = {find_compiler()}",
+        f"flags = {flags}".replace("$", "$$"),
+        f"libraries = {libraries}".replace("$", "$$"),
+        "rule compile",
+        "  command = $cxx $flags $extra -MD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        "  command = $cxx -shared $in -o $out $libraries",
+    ]
+    objects = []
+    for source, extra in SOURCES.items():
+        name = source.replace("/", "_") + ".o"
+        objects.append(name)
+        lines += [f"build {name}: compile {escape(source_folder() / source)}", f"  extra = {shlex.join(extra)}"]
+    lines += [f"build {library_name}: link {' '.join(objects)}", f"default {library_name}"]
+    return "\n".join(lines) + "\n"
+
+
+def compile_library(destination: Path, torch_folder: Path) -> None:
+    """Compile into a temporary folder and rename into place, so that a killed build leaves nothing half made.
+
+    Raises:
+        BuildError: no compiler or no ninja, or the compiler's own message where compiling failed.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=destination.parent) as folder:
+        Path(folder, "build.ninja").write_text(ninja_file(torch_folder, destination.name))
+        result = subprocess.run([find_ninja(), "-C", folder], capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise BuildError(f"Compiling the sru_asr kernels failed:\n{result.stdout}{result.stderr}")
+        Path(folder, destination.name).replace(destination)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """One process compiles, the others wait. The lock belongs to the process: one that dies leaves none behind."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+def library() -> Path:
+    """Path of the kernels, compiled now if they are neither shipped nor cached.
+
+    Raises:
+        BuildError: they are missing and cannot be compiled.
+    """
+    import torch
+
+    shipped = shipped_library()
+    if shipped.is_file():
+        return shipped
+    cached = cache_folder() / f"torch-{torch.__version__}-{source_key()}" / "_C.abi3.so"
+    if not cached.is_file():
+        with _exclusive(cached.parent.with_suffix(".lock")):
+            if not cached.is_file():
+                print(f"sru_asr: compiling the kernels once, into {cached.parent} ...", file=sys.stderr, flush=True)
+                compile_library(cached, Path(torch.__file__).parent)
+    return cached

@@ -1,0 +1,291 @@
+"""Simple Recurrent Units as torch modules (Lei et al. 2018), to use where one would use `torch.nn.LSTM`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from sru_asr.ops import recurrence
+from sru_asr.windows import check_window, fold, unfold
+
+
+class SRULayer(nn.Module):
+    """One SRU layer, in one or two directions: a matrix product, then the element-wise recurrence.
+
+    Args:
+        input_size: width of the input.
+        hidden_size: width of each direction's output.
+        bidirectional: add the direction from the last frame to the first.
+        layer_norm: normalise what enters the matrix product (the highway carries the input as it is).
+        highway: add the gated input to the output; a fourth matrix projects it where widths differ.
+        highway_bias: initial value of the reset gate's bias; negative values favour the highway.
+        rescale: scale the highway by sqrt(1 + 2 exp(highway_bias)), which keeps the variance of layers at
+            initialisation (section 3.2).
+        projection_size: factorise the matrix through this many dimensions; 0 for no factorisation.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bidirectional: bool = False,
+        layer_norm: bool = False,
+        highway: bool = True,
+        highway_bias: float = 0.0,
+        rescale: bool = True,
+        projection_size: int = 0,
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.directions = 2 if bidirectional else 1
+        self.output_size = self.directions * hidden_size
+        self.highway_bias = highway_bias
+        self.parts = 4 if highway and input_size != self.output_size else 3
+        self.input_is_highway = highway and self.parts == 3
+        self.alpha = math.sqrt(1 + 2 * math.exp(highway_bias)) if highway and rescale else 1.0
+        self.norm = nn.LayerNorm(input_size) if layer_norm else None
+        self.projection = nn.Parameter(torch.empty(projection_size, input_size)) if projection_size else None
+        self.weight = nn.Parameter(
+            torch.empty(self.directions * self.parts * hidden_size, projection_size or input_size)
+        )
+        self.weight_c = nn.Parameter(torch.empty(self.directions, 2, hidden_size))
+        self.bias = nn.Parameter(torch.empty(self.directions, 2, hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the paper does (section 3.2): weights uniform with mean 0 and variance 1 / inputs.
+
+        The gates add two terms of equal variance, W x and v * c, so both get half of it, as in the authors' own code.
+        """
+        with torch.no_grad():
+            if self.projection is not None:
+                self.projection.uniform_(-1, 1).mul_(math.sqrt(3 / self.input_size))
+            self.weight.uniform_(-1, 1).mul_(math.sqrt(3 / self.weight.shape[1]))
+            self.weight.view(self.directions, self.parts, self.hidden_size, -1)[:, 1:3].mul_(math.sqrt(0.5))
+            self.weight_c.uniform_(-1, 1).mul_(math.sqrt(3 * 0.5))
+            self.bias.zero_()
+            self.bias[:, 1] = self.highway_bias
+        if self.norm is not None:
+            self.norm.reset_parameters()
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: Tensor | None = None, chunk: int = 0, lookahead: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Run the layer over `x`, laid out as windows if `chunk` > 0 (see :func:`sru_asr.ops.recurrence`).
+
+        Args:
+            x: (batch, frames, input_size).
+            lengths: (batch,) int64.
+            state: (batch, directions, hidden_size).
+            chunk: new frames of a window, 0 for the whole utterance.
+            lookahead: frames of a window behind its chunk.
+
+        Returns:
+            The output, (batch, frames, directions * hidden_size), zero behind each length, and the final state,
+            (batch, directions, hidden_size), float32 at least.
+        """
+        y = x if self.norm is None else self.norm(x)
+        if self.projection is not None:
+            y = F.linear(y, self.projection)
+        u = F.linear(y, self.weight).unflatten(-1, (self.directions, self.parts, self.hidden_size))
+        highway = x.unflatten(-1, (self.directions, self.hidden_size)) if self.input_is_highway else None
+        h, state = recurrence(u, highway, self.weight_c, self.bias, state, lengths, self.alpha, chunk, lookahead)
+        return h.flatten(2), state
+
+    def extra_repr(self) -> str:
+        """Sizes for `print(layer)`."""
+        return f"{self.input_size}, {self.hidden_size}, directions={self.directions}, parts={self.parts}"
+
+
+class SRU(nn.Module):
+    """A stack of SRU layers, called as `torch.nn.LSTM` is, but with one state tensor instead of two.
+
+    Everything is a keyword that `nn.LSTM` does not have beyond `bidirectional`. Besides (batch, frames, width) tensors
+    it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does.
+
+    Args:
+        input_size: width of the input.
+        hidden_size: width of each direction.
+        num_layers: number of layers.
+        batch_first: tensors are (batch, frames, width), not (frames, batch, width). False by default, as in `nn.LSTM`.
+        dropout: probability of dropping a unit of a layer's output, the same units over all frames of an utterance
+            (variational dropout); as in `nn.LSTM` not behind the last layer, unless `residual`.
+        bidirectional: add the direction from the last frame to the first; outputs are concatenated.
+        layer_norm: normalise each layer's input.
+        residual: add each layer's input to its (dropped out) output where widths agree.
+        highway: see :class:`SRULayer`.
+        highway_bias: see :class:`SRULayer`.
+        rescale: see :class:`SRULayer`.
+        projection_size: see :class:`SRULayer`.
+
+    Example:
+        >>> sru = SRU(80, 256, num_layers=4, batch_first=True, bidirectional=True)
+        >>> output, state = sru(torch.randn(8, 100, 80))
+        >>> output.shape, state.shape
+        (torch.Size([8, 100, 512]), torch.Size([8, 8, 256]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        layer_norm: bool = False,
+        residual: bool = False,
+        highway: bool = True,
+        highway_bias: float = 0.0,
+        rescale: bool = True,
+        projection_size: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_layers < 1 or input_size < 1 or hidden_size < 1:
+            raise ValueError(f"sizes must be positive, found {input_size=}, {hidden_size=}, {num_layers=}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"expected 0 <= dropout < 1, found {dropout}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.residual = residual
+        self.directions = 2 if bidirectional else 1
+        self.output_size = self.directions * hidden_size
+        self.layers = nn.ModuleList(
+            SRULayer(
+                input_size if i == 0 else self.output_size,
+                hidden_size,
+                bidirectional=bidirectional,
+                layer_norm=layer_norm,
+                highway=highway,
+                highway_bias=highway_bias,
+                rescale=rescale,
+                projection_size=projection_size,
+            )
+            for i in range(num_layers)
+        )
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: Tensor | None = None,
+        lengths: Tensor | None = None,
+        chunk: int = 0,
+        lookahead: int = 0,
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run the stack over whole sequences.
+
+        Args:
+            input: (batch, frames, input_size) if `batch_first`, else (frames, batch, input_size); unbatched
+                (frames, input_size); or a PackedSequence.
+            state: (num_layers * directions, batch, hidden_size), as an earlier call returned it; zeros if None.
+            lengths: (batch,) int64, frames of each sequence; whole if None. Not together with a PackedSequence.
+            chunk: compute what a live recogniser computes that sees `chunk` new frames and `lookahead` more at a time
+                (see :mod:`sru_asr.windows`); 0 for full context.
+            lookahead: frames a window sees behind its chunk.
+
+        Returns:
+            The last layer's output in the layout of `input`, width directions * hidden_size, zero behind each length;
+            and the state behind the last frame (in the backward direction: at the first), as `state`.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        check_window(chunk, lookahead)
+        if isinstance(input, PackedSequence):
+            if lengths is not None:
+                raise ValueError("a PackedSequence brings its own lengths: call without `lengths`")
+            padded, lengths = pad_packed_sequence(input, batch_first=True)
+            output, state = self._whole(padded, state, lengths.to(padded.device), chunk, lookahead)
+            # pad_packed_sequence undid the sorting; packing by the same order restores it.
+            order = input.sorted_indices
+            packed = pack_padded_sequence(
+                output if order is None else output.index_select(0, order),
+                lengths if order is None else lengths.index_select(0, order.cpu()),
+                batch_first=True,
+            )
+            return PackedSequence(packed.data, packed.batch_sizes, order, input.unsorted_indices), state
+        if input.dim() == 2:
+            batch_state = None if state is None else state.unsqueeze(1)
+            output, state = self._whole(input.unsqueeze(0), batch_state, lengths, chunk, lookahead)
+            return output.squeeze(0), state.squeeze(1)
+        if self.batch_first:
+            return self._whole(input, state, lengths, chunk, lookahead)
+        output, state = self._whole(input.transpose(0, 1), state, lengths, chunk, lookahead)
+        return output.transpose(0, 1), state
+
+    def advance(
+        self, window: Tensor, chunk: int, state: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run the stack over one window of live streams; what `forward` computes with `chunk` and `lookahead`.
+
+        Args:
+            window: (batch, frames, input_size), the chunk and the lookahead behind it.
+            chunk: how many of the frames are new, and are emitted; the others will come again in the next window.
+            state: (num_layers, batch, hidden_size), the forward direction's state as the previous window's call
+                returned it; None at the start. The backward direction starts anew in every window.
+            lengths: (batch,) int64, frames of each window where a stream has ended within it.
+
+        Returns:
+            The chunk's output, (batch, chunk, directions * hidden_size), and the next window's state.
+        """
+        if not 1 <= chunk <= window.shape[1]:
+            raise ValueError(f"expected a chunk of 1 to {window.shape[1]} frames (the window's), found {chunk}")
+        full = None
+        if state is not None:
+            full = state.new_zeros(self.num_layers, self.directions, window.shape[0], self.hidden_size)
+            full[:, 0] = state
+            full = full.flatten(0, 1)
+        output, full = self._layers(window, full, lengths, chunk, window.shape[1] - chunk)
+        return output[:, :chunk], full.unflatten(0, (self.num_layers, self.directions))[:, 0]
+
+    def _whole(
+        self, x: Tensor, state: Tensor | None, lengths: Tensor | None, chunk: int, lookahead: int
+    ) -> tuple[Tensor, Tensor]:
+        batch, frames, width = x.shape
+        if width != self.input_size:
+            raise ValueError(f"expected input of width {self.input_size}, found shape {tuple(x.shape)}")
+        if chunk == 0 or chunk >= frames:  # one window holds everything
+            return self._layers(x, state, lengths, 0, 0)
+        if lengths is None:
+            lengths = torch.full((batch,), frames, device=x.device)
+        output, state = self._layers(unfold(x, chunk, lookahead), state, lengths, chunk, lookahead)
+        return fold(output, chunk, lookahead, frames), state
+
+    def _layers(
+        self, x: Tensor, state: Tensor | None, lengths: Tensor | None, chunk: int, lookahead: int
+    ) -> tuple[Tensor, Tensor]:
+        batch = x.shape[0]
+        expected = (self.num_layers * self.directions, batch, self.hidden_size)
+        if state is not None and state.shape != expected:
+            raise ValueError(
+                f"expected a state of shape {expected} (layers * directions, batch, hidden), found {tuple(state.shape)}"
+            )
+        final = []
+        for i, layer in enumerate(self.layers):
+            layer_state = None
+            if state is not None:
+                layer_state = state[i * self.directions : (i + 1) * self.directions].transpose(0, 1)
+            y, layer_final = layer(x, lengths, layer_state, chunk, lookahead)
+            final.append(layer_final.transpose(0, 1))
+            if self.residual or i + 1 < self.num_layers:
+                y = self._drop(y)
+            x = x + y if self.residual and x.shape == y.shape else y
+        return x, torch.cat(final)
+
+    def _drop(self, y: Tensor) -> Tensor:
+        """Variational dropout: one mask per utterance and unit, the same in every frame."""
+        if not self.training or self.dropout == 0:
+            return y
+        keep = 1 - self.dropout
+        return y * torch.bernoulli(y.new_full((y.shape[0], 1, y.shape[2]), keep)).div_(keep)

@@ -1,0 +1,57 @@
+"""Windows of chunk + lookahead frames: how a bidirectional model reads live speech.
+
+A window is `chunk` new frames and `lookahead` frames behind them. Every layer computes the whole window; what it emits for
+the chunk counts, the lookahead is computed again by the next window. Offline all windows lie one after another in one
+tensor, so that a whole utterance is computed layer by layer and nothing loops over windows.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_window(chunk: int, lookahead: int) -> None:
+    """Refuse sizes that mean nothing; chunk 0 with lookahead 0 stands for the whole utterance."""
+    if chunk < 0 or lookahead < 0 or (chunk == 0 and lookahead > 0):
+        raise ValueError(
+            f"expected chunk >= 1 and lookahead >= 0 (or both 0: the whole utterance), found {chunk} and {lookahead}"
+        )
+
+
+def unfold(x: Tensor, chunk: int, lookahead: int) -> Tensor:
+    """Lay out an utterance as windows.
+
+    Args:
+        x: (batch, frames, width).
+        chunk: new frames of a window, at least 1.
+        lookahead: frames of a window behind its chunk.
+
+    Returns:
+        (batch, windows * (chunk + lookahead), width) with windows = ceil(frames / chunk); frames behind the utterance
+        are zero.
+    """
+    batch, frames, width = x.shape
+    windows = -(-frames // chunk)
+    x = F.pad(x, (0, 0, 0, windows * chunk + lookahead - frames))
+    if lookahead == 0 or windows == 0:
+        return x[:, : windows * (chunk + lookahead)]
+    return x.unfold(1, chunk + lookahead, chunk).transpose(2, 3).reshape(batch, -1, width)
+
+
+def fold(y: Tensor, chunk: int, lookahead: int, frames: int) -> Tensor:
+    """Undo `unfold`, keeping each window's chunk.
+
+    Args:
+        y: (batch, windows * (chunk + lookahead), width).
+        chunk: new frames of a window, at least 1.
+        lookahead: frames of a window behind its chunk.
+        frames: length of the utterance.
+
+    Returns:
+        (batch, frames, width).
+    """
+    batch, _, width = y.shape
+    if lookahead:
+        y = y.reshape(batch, -1, chunk + lookahead, width)[:, :, :chunk].reshape(batch, -1, width)
+    return y[:, :frames]
