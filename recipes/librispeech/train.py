@@ -1,0 +1,35 @@
+"""Trains a recogniser on LibriSpeech: `mini` (5 hours), `100` or `960`.
+
+example: python recipes/librispeech/train.py --subset mini
+example: torchrun --nproc-per-node 4 recipes/librispeech/train.py --subset 960 --trainer.strategy ddp --trainer.devices 4
+"""
+
+from pathlib import Path
+
+from prepare import ROOT, SUBSETS, prepare
+
+from sru_asr.recipe import run, train, training_parser
+
+
+def main() -> None:
+    """Parses the command line, prepares, trains."""
+    parser = training_parser(
+        "librispeech",
+        __doc__,
+        trainer__max_epochs=60,
+        data__max_batch_seconds=240.0,
+        data__workers=2,
+        model__hidden_size=384,
+        model__num_layers=8,
+    )
+    parser.add_argument("--subset", choices=tuple(SUBSETS), default="mini", help="how much of it")
+    parser.add_argument("--corpus-dir", type=Path, help="LibriSpeech or its parent, if you have it (default: fetch it)")
+    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
+    parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
+    args = parser.parse_args()
+    prepared = args.prepared_dir / f"librispeech-{args.subset}"
+    train(args, lambda: prepare(args.corpus_dir, prepared, args.download_dir, args.subset))
+
+
+if __name__ == "__main__":
+    run(main)

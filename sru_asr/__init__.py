@@ -1,0 +1,56 @@
+"""Speech recognition on Simple Recurrent Units.
+
+    >>> import sru_asr
+    >>> model = sru_asr.load_model("runs/alphanum")
+    >>> print(model.transcribe("speech.wav"))
+
+Names are imported when they are first used, so that importing the package stays quick and compiles nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sru_asr.model import ModelConfig, Recognizer, Transcript, load_model
+    from sru_asr.ops import recurrence, recurrence_reference
+    from sru_asr.sru import SRU, SRULayer
+    from sru_asr.stream import Stream
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "SRU": "sru",
+    "SRULayer": "sru",
+    "ModelConfig": "model",
+    "Recognizer": "model",
+    "Transcript": "model",
+    "load_model": "model",
+    "Stream": "stream",
+    "recurrence": "ops",
+    "recurrence_reference": "ops",
+}
+
+__all__ = [
+    "SRU",
+    "ModelConfig",
+    "Recognizer",
+    "SRULayer",
+    "Stream",
+    "Transcript",
+    "__version__",
+    "load_model",
+    "recurrence",
+    "recurrence_reference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sru_asr' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sru_asr.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

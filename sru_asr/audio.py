@@ -1,0 +1,237 @@
+"""Audio files in, float32 mono waveforms out: decoding, averaging of channels, resampling."""
+
+import math
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+SAMPLE_RATE = 16_000
+
+# A piece of a file is decoded at a time: this many seconds, and never more than this many values over all channels.
+_PIECE_SECONDS = 10
+_PIECE_VALUES = 1 << 20
+
+# Where a file does not say how long it is (a FLAC written to a pipe), libsndfile states 2^63 - 1 samples; FLAC itself
+# cannot state more than 2^36.
+_UNKNOWN_FRAMES = 1 << 40
+
+# libsndfile corrects a data chunk that is longer than its file and says so in its log only.
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# A program that writes to a pipe does not know the size and states 0x7FFFF000 (sox) or 0xFFFFFFFF (ffmpeg).
+_PLACEHOLDER_BYTES = 0x7FFF0000
+
+# Without a Xing header the length of an MP3 is an estimate, too long by up to two frames at a constant bit rate.
+_MP3_SLACK_SAMPLES = 2 * 1152
+
+
+class AudioError(ValueError):
+    """A file is missing, is not audio that can be read, or is damaged; the message names it and says what to do."""
+
+
+class _Decoder(soundfile.SoundFile):
+    """Reads front to back only.
+
+    soundfile seeks after each read of a file that can seek. libsndfile 1.2.2 then returns wrong samples from Ogg Opus
+    and fails at the end of a FLAC of unknown length; and seeking takes time.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def read(path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """Reads a whole audio file: WAV, FLAC, MP3, Ogg Vorbis, Opus and what else libsndfile knows, told by its content.
+
+    Args:
+        path: The audio file, of any sampling rate and number of channels.
+        sample_rate: Of the result, in Hz.
+
+    Returns:
+        The average of the channels, float32, `(samples,)`, nominally in [-1, 1]; never empty.
+
+    Raises:
+        AudioError: There is no such file, it is no audio that libsndfile reads, it holds no samples or one that is not
+            a finite number, or it ends before the length that it states. Ogg states none: a cut one is just shorter.
+    """
+    return torch.cat(list(_pieces(Path(path), sample_rate)))
+
+
+def blocks(path: str | os.PathLike[str], seconds: float, sample_rate: int = SAMPLE_RATE) -> Iterator[torch.Tensor]:
+    """Reads an audio file of any length piece by piece; all blocks together are exactly what `read` returns.
+
+    Args:
+        path: The audio file.
+        seconds: The length of a block. Memory is proportional to it and does not depend on the length of the file.
+        sample_rate: Of the result, in Hz.
+
+    Yields:
+        float32, `(round(seconds * sample_rate),)`; the last block may be shorter, none is empty.
+
+    Raises:
+        AudioError: As `read` does, when iteration reaches the fault: sound blocks may come before it.
+        ValueError: `seconds` is not a positive, finite number.
+    """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"blocks: expected a positive number of seconds, found {seconds}; pass for example 30.0")
+    size = max(1, round(seconds * sample_rate))
+    held: list[torch.Tensor] = []
+    n_held = 0
+    for piece in _pieces(Path(path), sample_rate):
+        while n_held + len(piece) >= size:
+            head, piece = piece[: size - n_held], piece[size - n_held :]
+            yield torch.cat([*held, head])
+            held, n_held = [], 0
+        held.append(piece)
+        n_held += len(piece)
+    if n_held:
+        yield torch.cat(held)
+
+
+def duration_seconds(path: str | os.PathLike[str]) -> float:
+    """The length of an audio file in seconds, as its header states it; it is decoded only where the header does not.
+
+    Raises:
+        AudioError: As `read` does, for the faults that show without decoding.
+    """
+    path = Path(path)
+    with _opened(path) as decoder:
+        known = decoder.frames < _UNKNOWN_FRAMES
+        n_samples = decoder.frames if known else sum(len(samples) for samples in _mono(path, decoder))
+        return n_samples / decoder.samplerate
+
+
+def resample(waveform: torch.Tensor, source_rate: int, target_rate: int) -> torch.Tensor:
+    """Changes the sampling rate (soxr, high quality); at equal rates the samples stay as they are.
+
+    Args:
+        waveform: float32, `(samples,)`, on the CPU.
+        source_rate: Of `waveform`, in Hz.
+        target_rate: Of the result, in Hz.
+
+    Returns:
+        float32, `(samples * target_rate / source_rate,)`, rounded to a whole number of samples.
+
+    Raises:
+        ValueError: A rate is not positive, or `waveform` is not float32 or not one-dimensional.
+    """
+    if waveform.dtype != torch.float32 or waveform.dim() != 1:
+        found = f"{waveform.dtype} of shape {tuple(waveform.shape)}"
+        raise ValueError(
+            f"resample: expected a float32 waveform (samples,), found {found}; resample channels one by one"
+        )
+    if source_rate <= 0 or target_rate <= 0:
+        raise ValueError(f"resample: expected positive rates in Hz, found {source_rate} and {target_rate}; check both")
+    return torch.from_numpy(soxr.resample(waveform.detach().numpy(), source_rate, target_rate))
+
+
+def _pieces(path: Path, sample_rate: int) -> Iterator[torch.Tensor]:
+    """The file's samples, resampled, in pieces of any length."""
+    if sample_rate <= 0:
+        raise ValueError(f"expected a positive sample_rate in Hz, found {sample_rate}; the default is {SAMPLE_RATE}")
+    with _opened(path) as decoder:
+        stream = soxr.ResampleStream(decoder.samplerate, sample_rate, 1, dtype="float32")
+        n_samples = 0
+        for samples in _mono(path, decoder):
+            piece = torch.from_numpy(stream.resample_chunk(samples))
+            n_samples += len(piece)
+            yield piece
+        rest = torch.from_numpy(stream.resample_chunk(np.empty(0, np.float32), last=True))
+        if n_samples + len(rest) == 0:
+            raise _error(path, f"at least one sample at {sample_rate} Hz", "less audio than that", "leave the file out")
+        yield rest
+
+
+def _mono(path: Path, decoder: _Decoder) -> Iterator[np.ndarray]:
+    """The decoded samples at the file's own rate, channels averaged: float32, `(samples,)` each."""
+    rate = decoder.samplerate
+    size = max(1, min(_PIECE_SECONDS * rate, _PIECE_VALUES // decoder.channels))
+    n_decoded = 0
+    while True:
+        try:
+            frames = decoder.read(size, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            found = f"that decoding fails after {n_decoded / rate:.2f} s ({error.error_string})"
+            raise _error(path, "audio that is whole", found, _again_or_convert(path)) from error
+        if not len(frames):
+            break
+        samples = frames[:, 0] if decoder.channels == 1 else frames.mean(axis=1)
+        finite = np.isfinite(samples)
+        if not finite.all():
+            found = f"NaN or infinity at {(n_decoded + int(finite.argmin())) / rate:.4f} s"
+            raise _error(path, "samples that are finite numbers", found, "repair what wrote the file")
+        n_decoded += len(frames)
+        yield samples
+    _check_complete(path, decoder, n_decoded)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Decoder]:
+    """Opens a file, or says why that is impossible."""
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "no regular file" if path.exists() else "nothing there"
+        raise _error(path, "an audio file", found, "check the path")
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise _error(path, "a file that may be read", f"'{error.strerror}'", "check its permissions") from error
+    with handle:
+        if os.fstat(handle.fileno()).st_size == 0:
+            raise _error(path, "audio", "an empty file (0 bytes)", "get the file again")
+        try:
+            # By a descriptor, because a name misleads: soundfile takes .raw for headerless whatever is inside, and
+            # libsndfile decodes AAC that is called .mp3 to noise.
+            decoder = _Decoder(handle.fileno(), closefd=False)
+        except soundfile.LibsndfileError as error:
+            found = "no audio, damaged audio or a kind that libsndfile cannot read (m4a, aac, webm, wma, raw)"
+            advice = f"if it is audio, convert it: {_ffmpeg(path)}"
+            raise _error(path, "WAV, FLAC, MP3, Ogg or Opus", found, advice) from error
+        with decoder:
+            if decoder.frames == 0:
+                raise _error(path, "audio", "0 samples", "leave the file out, or record it again")
+            for promised, present in _SHORT_CHUNK.findall(decoder.extra_info):
+                if int(present) + 1 < int(promised) < _PLACEHOLDER_BYTES:
+                    raise _cut_short(path, f"{promised} bytes", f"{present} bytes")
+            yield decoder
+
+
+def _check_complete(path: Path, decoder: _Decoder, n_decoded: int) -> None:
+    """Compares what was decoded with what the header stated, and for MP3 also with the size of the file."""
+    if decoder.frames >= _UNKNOWN_FRAMES:
+        return
+    rate = decoder.samplerate
+    is_mp3 = decoder.format == "MP3"
+    if n_decoded + (_MP3_SLACK_SAMPLES if is_mp3 else 0) < decoder.frames:
+        raise _cut_short(path, f"{decoder.frames / rate:.2f} s", f"{n_decoded / rate:.2f} s")
+    if is_mp3:
+        # Where the estimated length of a variable-rate MP3 is too low, libsndfile stops there and reports success.
+        descriptor = decoder.name
+        n_bytes = os.fstat(descriptor).st_size
+        n_unread = n_bytes - os.lseek(descriptor, 0, os.SEEK_CUR)
+        if n_unread > 1024 + n_bytes // 10:
+            found = f"a wrong estimate that leaves {n_unread} of {n_bytes} bytes unread"
+            raise _error(path, "an MP3 with a length in its header", found, f"convert it: {_ffmpeg(path)}")
+
+
+def _cut_short(path: Path, promised: str, present: str) -> AudioError:
+    expected = f"{promised} of audio, which the header promises"
+    return _error(path, expected, f"{present}: the file is cut short or its header wrong", _again_or_convert(path))
+
+
+def _again_or_convert(path: Path) -> str:
+    return f"get the file again, or keep what can be decoded: {_ffmpeg(path)}"
+
+
+def _ffmpeg(path: Path) -> str:
+    return f"ffmpeg -i {shlex.quote(str(path))} converted.wav"
+
+
+def _error(path: Path, expected: str, found: str, advice: str) -> AudioError:
+    return AudioError(f"{path}: expected {expected}; found {found}; {advice}")

@@ -1,0 +1,284 @@
+"""From cuts to batches: loading audio, and the order in which a training sees it.
+
+The order is our own, because Lhotse's samplers cannot say how many batches an epoch has before they have run it, which
+a learning rate schedule has to know, and to resume within an epoch go through all of it that is over.
+"""
+
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice, pairwise
+from typing import NamedTuple
+
+import torch
+from lhotse import CutSet
+from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
+from lhotse.cut import Cut
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sru_asr.audio import SAMPLE_RATE, AudioError, resample
+from sru_asr.manifest import ManifestError, describe, load_manifest, read_manifest, validate
+from sru_asr.text import BLANK, Tokenizer, normalize
+
+__all__ = [
+    "Batch",
+    "BatchSampler",
+    "ManifestError",
+    "SpeechDataset",
+    "load_manifest",
+    "load_waveform",
+    "make_loader",
+    "read_manifest",
+    "validate",
+]
+
+# With fewer batches to a bucket, the same utterances meet in every epoch; with more, padding grows. With 4, an epoch of
+# AN4 in batches of 60 s is 7 % padding, one of speechocean762 in batches of 120 s 4 %.
+BATCHES_PER_BUCKET = 4
+MAX_BUCKETS = 64
+
+
+class Batch(NamedTuple):
+    """Utterances side by side, with what is known of each."""
+
+    waveforms: Tensor  # (batch, samples) float32, zero behind each length
+    lengths: Tensor  # (batch,) int64, in samples
+    targets: Tensor  # (batch, tokens) int64, the blank behind each length
+    target_lengths: Tensor  # (batch,) int64
+    texts: list[str]  # normalised transcripts
+    ids: list[str]
+    speakers: list[str]  # "" where unknown
+
+
+def load_waveform(cut: Cut, speed: float = 1.0) -> Tensor:
+    """Decodes the audio of a cut.
+
+    Rate and speed are changed in one pass of soxr, which takes about 2 ms per 10 s for any two rates. (Lhotse's own
+    perturbation takes as little for factors like 0.9, but resampling is a second pass in it.) The rate that stands for
+    the speed is rounded to a whole number of Hz, an error below 0.01 %.
+
+    Args:
+        cut: A cut with one channel.
+        speed: 1.1 is faster, shorter and higher.
+
+    Returns:
+        (samples,) float32 at `SAMPLE_RATE`.
+
+    Raises:
+        AudioError: Naming cut and file, if there is no audio of one channel and finite samples.
+    """
+    # Left to itself, Lhotse takes whatever works of libsndfile, sph2pipe, FFmpeg and others, which do not agree on the
+    # rate and length of a file. The choice is global in Lhotse and not inherited by every kind of worker process.
+    set_current_audio_backend(LibsndfileBackend())
+    outer = sys.exc_info()[1]
+    try:
+        samples = cut.load_audio()
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__context__ not in (None, outer):  # Lhotse's handlers raise errors of their own over the first
+            cause = cause.__context__
+        raise AudioError(f"{describe(cut)}: cannot be read: {cause}") from error
+    if samples is None or len(samples) != 1:
+        raise AudioError(f"{describe(cut)}: has {0 if samples is None else len(samples)} channels, expected 1")
+    waveform = torch.from_numpy(samples[0])
+    if not waveform.isfinite().all():
+        raise AudioError(f"{describe(cut)}: holds samples that are not finite numbers")
+    return resample(waveform, round(cut.sampling_rate * speed), SAMPLE_RATE)
+
+
+class SpeechDataset(Dataset[Batch]):
+    """Loads the batches that a `BatchSampler` names.
+
+    Args:
+        tokenizer: Encodes the targets. With None they are empty: recognition is measured on texts, which may hold what
+            no token stands for.
+        seed: What the speeds are drawn from, with epoch and cut id.
+        speeds: Factors to choose from.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, *, seed: int = 0, speeds: Sequence[float] = (1.0,)) -> None:
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.speeds = tuple(speeds)
+
+    def speed(self, epoch: int, cut_id: str) -> float:
+        """The factor for a cut in an epoch, the same in every process, order and resumed run."""
+        return random.Random(f"{self.seed} {epoch} {cut_id}").choice(self.speeds)
+
+    def __getitem__(self, index: tuple[int, CutSet]) -> Batch:
+        epoch, cuts = index
+        supervisions = [cut.supervisions[0] for cut in cuts]
+        texts = [normalize(supervision.text or "") for supervision in supervisions]
+        tokens = [self.tokenizer.encode(text) if self.tokenizer else [] for text in texts]
+        waveforms = [load_waveform(cut, self.speed(epoch, cut.id)) for cut in cuts]
+        return Batch(
+            waveforms=pad_sequence(waveforms, batch_first=True),
+            lengths=torch.tensor([len(waveform) for waveform in waveforms]),
+            targets=pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], True, BLANK),
+            target_lengths=torch.tensor([len(t) for t in tokens]),
+            texts=texts,
+            ids=[cut.id for cut in cuts],
+            speakers=[supervision.speaker or "" for supervision in supervisions],
+        )
+
+
+class BatchSampler(Sampler[tuple[int, CutSet]]):
+    """Names the cuts of each batch of this rank, as `(epoch, cuts)`.
+
+    Cuts are sorted by duration into buckets, and a bucket always gives the same number of batches, each small enough
+    for the longest cut of its bucket. In training the cuts of a bucket are shuffled among its batches, and the batches
+    among each other, by seed and epoch. So every epoch has each utterance once, and the same number of batches.
+
+    Over several ranks, training takes batches of one bucket at a time, so that no rank waits for one with longer
+    utterances, and splits batches until all ranks have equally many. (Only if there are too few utterances for that,
+    batches are repeated.) Evaluation repeats nothing: a rank may have a batch more than another, or none.
+
+    Args:
+        cuts: The utterances.
+        max_seconds: The most audio in a batch, padding included. A longer utterance is a batch of its own.
+        training: Whether to shuffle, and to give each rank the same number of batches.
+        seed: What the order is drawn from, with the epoch.
+        rank: This process.
+        world_size: The number of processes.
+
+    Raises:
+        ValueError: If there are no cuts or the limits make no sense.
+    """
+
+    def __init__(
+        self,
+        cuts: CutSet,
+        *,
+        max_seconds: float,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not max_seconds > 0 or not 0 <= rank < world_size:
+            raise ValueError(f"expected {max_seconds=} above 0 and {rank=} in [0, {world_size=})")
+        self._cuts = sorted(cuts, key=lambda cut: (cut.duration, cut.id))
+        if not self._cuts or not self._cuts[0].duration > 0:
+            raise ValueError("expected utterances, all longer than 0 s")
+        self.training = training
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._buckets = _buckets([cut.duration for cut in self._cuts], max_seconds)
+        if training:
+            _split_evenly(self._buckets, world_size)
+        self._epoch = 0
+        self._skipped = (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration yields; Lightning calls this."""
+        self._epoch = epoch
+
+    def skip(self, epoch: int, n_batches: int) -> None:
+        """Resumes: sets the epoch, and leaves out its first batches until told otherwise.
+
+        That it lasts, and sets the epoch, is for Lightning, which creates the first iterator of a resumed run before it
+        calls `set_epoch`.
+        """
+        self._skipped = (epoch, n_batches)
+        self.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """The number of batches of a whole epoch on this rank."""
+        n_batches = sum(n for _, n in self._buckets)
+        if self.training:
+            return math.ceil(n_batches / self.world_size)
+        return len(range(self.rank, n_batches, self.world_size))
+
+    def total_batches(self, n_epochs: int) -> int:
+        """The number of batches of a training on this rank."""
+        return n_epochs * len(self)
+
+    def __iter__(self) -> Iterator[tuple[int, CutSet]]:
+        epoch = self._epoch
+        skipped_epoch, n_skipped = self._skipped
+        for batch in self._plan(epoch)[n_skipped if epoch == skipped_epoch else 0 :]:
+            yield epoch, CutSet.from_cuts(self._cuts[i] for i in batch)
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        """The positions of the cuts of each batch of this rank."""
+        shuffle = random.Random(f"{self.seed} {epoch}").shuffle if self.training else lambda _: None
+        batches = []
+        for members, n_batches in self._buckets:
+            order = list(members)
+            shuffle(order)
+            edges = [i * len(order) // n_batches for i in range(n_batches + 1)]
+            batches += [order[start:stop] for start, stop in pairwise(edges)]
+        if not self.training:
+            return batches[self.rank :: self.world_size]
+        everything = islice(cycle(batches), len(self) * self.world_size)
+        steps = list(zip(*[everything] * self.world_size, strict=True))
+        shuffle(steps)
+        return [step[self.rank] for step in steps]
+
+
+def _buckets(durations: Sequence[float], max_seconds: float) -> list[tuple[range, int]]:
+    """Splits ascending durations into runs, longest first, with the number of batches that each of them makes."""
+    per_bucket = max(BATCHES_PER_BUCKET, int(sum(durations) / max_seconds / MAX_BUCKETS))
+    buckets = []
+    stop = len(durations)
+    while stop:
+        batch_size = max(int(max_seconds / durations[stop - 1]), 1)
+        start = max(stop - batch_size * per_bucket, 0)
+        buckets.append((range(start, stop), math.ceil((stop - start) / batch_size)))
+        stop = start
+    return buckets
+
+
+def _split_evenly(buckets: list[tuple[range, int]], world_size: int) -> None:
+    """Adds batches where they are largest, until the number of batches is a multiple of `world_size`."""
+    for _ in range(-sum(n for _, n in buckets) % world_size):
+        largest = max(range(len(buckets)), key=lambda i: len(buckets[i][0]) / buckets[i][1])
+        members, n_batches = buckets[largest]
+        if n_batches == len(members):
+            return
+        buckets[largest] = members, n_batches + 1
+
+
+def make_loader(
+    cuts: CutSet,
+    tokenizer: Tokenizer | None,
+    *,
+    max_seconds: float,
+    training: bool,
+    seed: int = 0,
+    speeds: Sequence[float] = (1.0,),
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[Batch]:
+    """Puts the parts together; the `BatchSampler` is the loader's `sampler`.
+
+    Args:
+        cuts: The utterances, which should have passed `validate`.
+        tokenizer: Encodes the targets, or None for none.
+        max_seconds: The most audio in a batch, with padding and at the slowest speed.
+        training: Whether to shuffle and to perturb speeds.
+        seed: What order and speeds are drawn from.
+        speeds: Factors for speed perturbation.
+        workers: Processes that load; with 0 it happens in this one. The batches are the same.
+        rank: This process of a distributed run.
+        world_size: The number of its processes.
+    """
+    speeds = speeds if training else (1.0,)
+    if not speeds or min(speeds) <= 0:
+        raise ValueError(f"expected speeds above 0, found {list(speeds)}")
+    sampler = BatchSampler(
+        cuts, max_seconds=max_seconds * min(speeds), training=training, seed=seed, rank=rank, world_size=world_size
+    )
+    return DataLoader(
+        SpeechDataset(tokenizer, seed=seed, speeds=speeds),
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

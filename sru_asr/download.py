@@ -1,0 +1,213 @@
+"""Fetching corpora: a download that resumes and is verified, and an extraction that happens whole or not at all."""
+
+import gzip
+import hashlib
+import http.client
+import logging
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+import rich.progress
+from rich.console import Console
+
+CHUNK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 30.0
+# Attempts in a row that bring nothing; an attempt that brings something starts the count again.
+MAX_ATTEMPTS = 4
+PAUSE_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+BY_HAND = "Without network here, fetch the archive elsewhere, extract it, and give its folder with --corpus-dir."
+
+
+class DownloadError(ValueError):
+    """An archive could not be fetched, is not what it should be, or cannot be extracted.
+
+    A ValueError, so that it is reported like any other fault of the data that a user asked for.
+    """
+
+
+def download(
+    url: str, path: Path, *, sha256: str | None = None, md5: str | None = None, size: int | None = None
+) -> Path:
+    """Fetches a file, resuming what an earlier call left in `path.part`, and verifies it.
+
+    A file that is already at `path` is verified and not fetched again.
+
+    Args:
+        url: What to fetch.
+        path: Where to put it; appears only when complete and verified. Its folder is made.
+        sha256: Expected SHA-256, in hex.
+        md5: Expected MD5, in hex, for archives whose publisher gives nothing better.
+        size: Expected size in bytes.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DownloadError: The file cannot be fetched (what came is kept, the next call goes on from there), or it is not
+            the expected one (it is removed).
+    """
+    # lhotse.utils.resumable_download would append the whole file to the part where a server ignores Range, takes a
+    # connection that was cut for the end of the file, and knows no checksum, time-out or second attempt.
+    if path.is_file():
+        _verify(path, url, sha256, md5, size)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    logger.info("Fetching %s", url)
+    _fetch(url, part, size)
+    _verify(part, url, sha256, md5, size)
+    return part.replace(path)
+
+
+def extract(archive: Path, directory: Path) -> None:
+    """Extracts an archive into a folder of its own; does nothing where that folder exists.
+
+    The folder gets its name when the extraction is complete: an interrupted one is done again from the start. A member
+    that would land outside the folder is refused. A gzip archive is read to its end, so its CRC is always checked.
+
+    Args:
+        archive: A `.zip` file, or a tar file compressed with gzip.
+        directory: The folder to make.
+
+    Raises:
+        DownloadError: The archive is damaged, is no archive, or is unsafe.
+    """
+    if directory.is_dir():
+        return
+    logger.info("Extracting %s", archive)
+    part = directory.with_name(directory.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with _open(archive, "Extracting") as file:
+            if archive.suffix == ".zip":
+                with zipfile.ZipFile(file) as members:
+                    for name in members.namelist():
+                        # ZipFile would take the dots out and extract the member elsewhere without a word.
+                        if not (part / name).resolve().is_relative_to(part.resolve()):
+                            raise zipfile.BadZipFile(f"{name!r} would be extracted outside the folder")
+                    members.extractall(part)
+            else:
+                with gzip.open(file) as stream:
+                    with tarfile.open(fileobj=stream, mode="r|") as tar:
+                        tar.extractall(part, filter="data")
+                    while stream.read(CHUNK_BYTES):  # a tar ends before its gzip does, and the CRC is in the latter
+                        pass
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DownloadError(
+            f"{archive} is no sound archive: {error}. Delete it and run again to fetch it anew. {BY_HAND}"
+        ) from error
+    part.rename(directory)
+
+
+def _open(path: Path, action: str) -> AbstractContextManager[BinaryIO]:
+    """Opens a file for reading with a progress bar for the part of it that has been read."""
+    console = Console(stderr=True)
+    description = f"{action} {path.name}"
+    return rich.progress.open(path, "rb", description=description, console=console, disable=not console.is_terminal)
+
+
+def _fetch(url: str, part: Path, size: int | None) -> None:
+    """Fetches `url` into `part`, in as many attempts as it takes as long as they get further."""
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    failures, furthest = 0, _size(part)
+    console = Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"Fetching {part.stem}", total=size)
+        while True:
+            try:
+                return _receive(url, part, size, progress, task)
+            except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
+                reason = getattr(error, "reason", None) or error
+                status = error.code if isinstance(error, urllib.error.HTTPError) else None
+                if status is not None:
+                    reason = f"the server answers {status} {reason}"
+            # Getting further is measured against the best so far: a server that ignores Range always starts at 0.
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            refused = status is not None and status < 500 and status not in (408, 416, 429)
+            if refused or failures == MAX_ATTEMPTS:
+                kept = f" {_size(part)} bytes are kept in {part}; run again to go on." if _size(part) else ""
+                raise DownloadError(f"Could not fetch {url}: {reason}.{kept} {BY_HAND}")
+            time.sleep(PAUSE_SECONDS * 2**failures)
+
+
+def _receive(
+    url: str, part: Path, size: int | None, progress: rich.progress.Progress, task: rich.progress.TaskID
+) -> None:
+    """Makes one attempt; returns when `part` is complete, as far as server and `size` tell."""
+    have = _size(part)
+    if have == size:  # interrupted between the last byte and the verification
+        return
+    headers = {"User-Agent": "sru-asr"}  # some servers refuse Python's own
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # there is nothing behind what we have: it is all of the file, or not this file
+            if error.headers.get("Content-Range") == f"bytes */{have}":
+                return
+            part.unlink(missing_ok=True)
+        raise
+    with response:
+        resumes = response.status == 206
+        if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink(missing_ok=True)
+            raise ConnectionError("the server sent another range than the one asked for")
+        have = have if resumes else 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else have + int(length)
+        if size is not None and total not in (None, size):
+            raise DownloadError(f"{url} has {total} bytes, expected {size}: it is another file. {BY_HAND}")
+        progress.update(task, total=total, completed=have)
+        with part.open("ab" if resumes else "wb") as file:
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                progress.advance(task, len(chunk))
+    if total is not None and _size(part) < total:
+        raise ConnectionError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _verify(path: Path, url: str, sha256: str | None, md5: str | None, size: int | None) -> None:
+    """Compares a file with what is known of it, and removes it where they differ."""
+    facts: list[tuple[str, object, object]] = [("size", size, path.stat().st_size)]
+    for name, expected in (("sha256", sha256), ("md5", md5)):
+        if expected is not None:
+            facts.append((name, expected.lower(), _digest(path, name)))
+    for name, wanted, found in facts:
+        if wanted not in (None, found):
+            path.unlink()
+            raise DownloadError(
+                f"{path} has {name} {found}, expected {wanted}: what {url} sent is damaged or another file. "
+                f"It was removed; run again to fetch it anew. {BY_HAND}"
+            )
+
+
+def _digest(path: Path, name: str) -> str:
+    digest = hashlib.new(name, usedforsecurity=False)
+    with _open(path, "Checking") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

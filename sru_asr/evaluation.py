@@ -1,0 +1,171 @@
+"""Word and character error rates of a model on a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from torch.nn.utils.rnn import pad_sequence
+
+from sru_asr.audio import SAMPLE_RATE, AudioError
+from sru_asr.data import load_waveform
+from sru_asr.decode import greedy
+from sru_asr.features import WINDOW_SAMPLES
+from sru_asr.metrics import ErrorCounts, by_group, char_errors, total, word_errors
+from sru_asr.model import Recognizer
+from sru_asr.text import normalize
+from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, transcribe
+
+
+@dataclass(frozen=True)
+class Result:
+    """One utterance: `reference` and `hypothesis` as they were compared, and the errors between them."""
+
+    id: str
+    speaker: str
+    seconds: float
+    reference: str
+    hypothesis: str
+    words: ErrorCounts
+    characters: ErrorCounts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, in the manifest's order, and what could not be."""
+
+    results: list[Result]
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def words(self) -> ErrorCounts:
+        """Word errors over all utterances; its rate is the WER."""
+        return total(result.words for result in self.results)
+
+    @property
+    def characters(self) -> ErrorCounts:
+        """Character errors over all utterances, spaces counted; its rate is the CER."""
+        return total(result.characters for result in self.results)
+
+    @property
+    def speakers(self) -> dict[str, ErrorCounts]:
+        """Word errors of each speaker."""
+        return by_group((result.speaker, result.words) for result in self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `wer` and `cer` are fractions."""
+        return {
+            "wer": self.words.to_dict()["rate"],
+            "cer": self.characters.to_dict()["rate"],
+            "utterances": len(self.results),
+            "seconds": round(sum(result.seconds for result in self.results), 3),
+            "words": self.words.to_dict(),
+            "characters": self.characters.to_dict(),
+            "speakers": {speaker: counts.to_dict() for speaker, counts in sorted(self.speakers.items()) if speaker},
+            "faults": self.faults,
+            "results": [
+                {
+                    "id": result.id,
+                    "speaker": result.speaker,
+                    "seconds": round(result.seconds, 3),
+                    "reference": result.reference,
+                    "hypothesis": result.hypothesis,
+                    "words": result.words.to_dict(),
+                }
+                for result in self.results
+            ],
+        }
+
+    def summary(self) -> str:
+        """Two lines: WER and CER with their counts."""
+        lines = []
+        for name, counts in (("WER", self.words), ("CER", self.characters)):
+            lines.append(
+                f"{name} {100 * counts.rate:6.2f} %   {counts.reference} in {len(self.results)} utterances: "
+                f"{counts.hits} hits, {counts.substitutions} substitutions, {counts.deletions} deletions, "
+                f"{counts.insertions} insertions"
+            )
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: Recognizer,
+    cuts: CutSet,
+    *,
+    max_batch_seconds: float = 60.0,
+    chunk: int = 0,
+    lookahead: int = 0,
+    progress: Callable[[Iterable[Cut], int], Iterable[Cut]] | None = None,
+) -> Evaluation:
+    """Recognise every cut greedily and compare it with its text, both normalised.
+
+    Args:
+        model: in evaluation mode.
+        cuts: with one supervision each.
+        max_batch_seconds: audio recognised at a time.
+        chunk: frames of a window, 0 for full context; see :mod:`sru_asr.windows`.
+        lookahead: frames of a window behind its chunk.
+        progress: wraps the cuts as they are gone through, given their number.
+
+    Returns:
+        The evaluation. Cuts whose audio cannot be read are among its faults and counted nowhere else.
+    """
+    order = {cut.id: i for i, cut in enumerate(cuts)}
+    by_length = sorted(cuts, key=lambda cut: -cut.duration)
+    results: list[Result] = []
+    faults: list[str] = []
+    for batch in _batches(progress(by_length, len(by_length)) if progress else by_length, max_batch_seconds):
+        readable, waveforms = [], []
+        for cut in batch:
+            try:
+                waveform = load_waveform(cut)
+            except AudioError as error:
+                faults.append(str(error))
+                continue
+            if waveform.shape[0] < WINDOW_SAMPLES:
+                faults.append(f"{cut.id}: expected at least {WINDOW_SAMPLES} samples, found {waveform.shape[0]}")
+                continue
+            readable.append(cut)
+            waveforms.append(waveform)
+        if readable:
+            texts = _recognise(model, waveforms, chunk, lookahead)
+            results += [_compare(*each) for each in zip(readable, waveforms, texts, strict=True)]
+    return Evaluation(sorted(results, key=lambda result: order[result.id]), faults)
+
+
+def _batches(cuts: Iterable[Cut], max_seconds: float) -> Iterator[list[Cut]]:
+    batch: list[Cut] = []
+    for cut in cuts:  # the longest comes first
+        if batch and (len(batch) + 1) * batch[0].duration > max_seconds:
+            yield batch
+            batch = []
+        batch.append(cut)
+    if batch:
+        yield batch
+
+
+def _recognise(model: Recognizer, waveforms: list[torch.Tensor], chunk: int, lookahead: int) -> list[str]:
+    if chunk == 0 and max(len(waveform) for waveform in waveforms) > LONGEST_WHOLE_SECONDS * SAMPLE_RATE:
+        return [transcribe(model, waveform).text for waveform in waveforms]
+    with torch.inference_mode():
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        log_probs, lengths = model(pad_sequence(waveforms, batch_first=True), lengths, chunk, lookahead)
+        return [model.tokenizer.decode(path.tokens) for path in greedy(log_probs, lengths)]
+
+
+def _compare(cut: Cut, waveform: torch.Tensor, hypothesis: str) -> Result:
+    supervision = cut.supervisions[0]
+    reference, hypothesis = normalize(supervision.text or ""), normalize(hypothesis)
+    return Result(
+        id=cut.id,
+        speaker=supervision.speaker or "",
+        seconds=len(waveform) / SAMPLE_RATE,
+        reference=reference,
+        hypothesis=hypothesis,
+        words=word_errors(reference, hypothesis),
+        characters=char_errors(reference, hypothesis),
+    )

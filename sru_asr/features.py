@@ -1,0 +1,159 @@
+"""Log-mel features, computed inside the model, and SpecAugment."""
+
+from __future__ import annotations
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from sru_asr.audio import SAMPLE_RATE
+
+WINDOW_SAMPLES = 400  # 25 ms
+HOP_SAMPLES = 160  # 10 ms
+N_FFT = 512
+FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
+LOG_FLOOR = 1e-6  # mel power below which silence is silence, about the rounding noise of 16-bit audio
+
+
+def frame_count(samples: Tensor) -> Tensor:
+    """Frames of utterances of `samples` samples: those whose whole window lies inside. Any integer tensor."""
+    return (torch.div(samples - WINDOW_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1).clamp(min=0)
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram, normalised by statistics of the training data that the checkpoint carries.
+
+    Args:
+        n_mels: mel bands between 20 Hz and 7600 Hz.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_mels: int = 80) -> None:
+        super().__init__()
+        self.n_mels = n_mels
+        with torch.device("cpu"):  # its filters are computed from values, which a model of shapes only has not
+            self.mel = torchaudio.transforms.MelSpectrogram(
+                sample_rate=SAMPLE_RATE,
+                n_fft=N_FFT,
+                win_length=WINDOW_SAMPLES,
+                hop_length=HOP_SAMPLES,
+                f_min=20.0,
+                f_max=7600.0,
+                n_mels=n_mels,
+                center=False,
+                norm="slaney",
+                mel_scale="slaney",
+            )
+        self.register_buffer("mean", torch.zeros(n_mels))
+        self.register_buffer("scale", torch.ones(n_mels))
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Features before normalisation.
+
+        Args:
+            waveform: (batch, samples) float32 in [-1, 1] at 16 kHz.
+
+        Returns:
+            (batch, frames, n_mels) float32, natural log of mel power; frames as `frame_count` says.
+        """
+        # torch pads the 400-sample window to the FFT's 512 on both sides: so is the signal, and frame t starts at
+        # sample 160 t.
+        margin = (N_FFT - WINDOW_SAMPLES) // 2
+        with torch.autocast(waveform.device.type, enabled=False):
+            power = self.mel(nn.functional.pad(waveform.float(), (margin, margin)))
+            return power.clamp(min=LOG_FLOOR).log().transpose(1, 2)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features.
+
+        Args:
+            waveform: (batch, samples) float32 in [-1, 1] at 16 kHz.
+            lengths: (batch,) int64, samples.
+
+        Returns:
+            (batch, frames, n_mels) float32, zero (the mean) behind each length, and the lengths in frames.
+        """
+        lengths = frame_count(lengths)
+        if waveform.shape[1] < WINDOW_SAMPLES:
+            return waveform.new_zeros(waveform.shape[0], 0, self.n_mels), lengths
+        features = (self.log_mel(waveform) - self.mean) * self.scale
+        return mask_padding(features, lengths), lengths
+
+
+def mask_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Set (batch, frames, ...) to zero behind each length."""
+    behind = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    return x.masked_fill(behind.view(*behind.shape, *(1,) * (x.dim() - 2)), 0)
+
+
+class FeatureStatistics:
+    """Running mean and standard deviation per mel band, in float64."""
+
+    def __init__(self, n_mels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(n_mels, dtype=torch.float64)
+        self.squares = torch.zeros(n_mels, dtype=torch.float64)
+
+    def add(self, log_mel: Tensor, lengths: Tensor) -> None:
+        """Take in a batch: (batch, frames, n_mels) and its lengths in frames."""
+        for row, length in zip(log_mel.double().cpu(), lengths.tolist(), strict=True):
+            self.count += length
+            self.total += row[:length].sum(0)
+            self.squares += row[:length].square().sum(0)
+
+    def write_to(self, features: LogMel) -> None:
+        """Make `features` normalise by what was seen."""
+        mean = self.total / max(self.count, 1)
+        deviation = (self.squares / max(self.count, 1) - mean.square()).clamp(min=1e-4).sqrt()
+        features.mean.copy_(mean)
+        features.scale.copy_(1 / deviation)
+
+
+class SpecAugment(nn.Module):
+    """Masks stripes of frequency and time with the mean (Park et al. 2019), on the device, without loops over the batch.
+
+    Args:
+        n_frequency: frequency masks per utterance.
+        frequency_width: greatest width of one, in mel bands.
+        time_share: number of time masks per second of speech, so that long utterances get more.
+        time_width: greatest width of one, in frames.
+    """
+
+    def __init__(
+        self, n_frequency: int = 2, frequency_width: int = 18, time_share: float = 0.8, time_width: int = 20
+    ) -> None:
+        super().__init__()
+        self.n_frequency = n_frequency
+        self.frequency_width = frequency_width
+        self.time_share = time_share
+        self.time_width = time_width
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Mask `features` (batch, frames, n_mels) in training; pass them through otherwise."""
+        if not self.training:
+            return features
+        batch, frames, n_mels = features.shape
+        device = features.device
+        frequency = self._stripes(n_mels, self.n_frequency, self.frequency_width, torch.full_like(lengths, n_mels))
+        n_time = int(frames / FRAMES_PER_SECOND * self.time_share) + 1
+        time = self._stripes(frames, n_time, self.time_width, lengths)
+        # Masks are drawn for the longest utterance; a shorter one gets its share of them.
+        if time is not None:
+            wanted = (lengths / FRAMES_PER_SECOND * self.time_share).long() + 1
+            time &= torch.arange(n_time, device=device)[None, :, None] < wanted[:, None, None]
+            features = features.masked_fill(time.any(1)[:, :, None], 0)
+        if frequency is not None:
+            features = features.masked_fill(frequency.any(1)[:, None, :], 0)
+        return features
+
+    def _stripes(self, size: int, count: int, width: int, lengths: Tensor) -> Tensor | None:
+        """(batch, count, size) bool: `count` stripes of 0 to `width`, each within its utterance's length."""
+        if count == 0 or width == 0:
+            return None
+        shape = (lengths.shape[0], count, 1)
+        widths = torch.rand(shape, device=lengths.device) * (width + 1)
+        starts = torch.rand(shape, device=lengths.device) * (lengths[:, None, None] - widths).clamp(min=0)
+        at = torch.arange(size, device=lengths.device)
+        return (at >= starts.floor()) & (at < starts.floor() + widths.floor())

@@ -1,0 +1,105 @@
+"""Writing a corpus down as a Lhotse cut manifest, the form in which training and evaluation read it."""
+
+import logging
+from collections.abc import Iterable
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lhotse import MonoCut
+
+# Reading a header is waiting for a disk or a network share, so more threads than cores pay.
+N_THREADS = 16
+
+logger = logging.getLogger(__name__)
+
+
+class Utterance(NamedTuple):
+    """One row of a corpus: an audio file of its own and what is said in it.
+
+    Attributes:
+        id: Unique within the corpus.
+        audio: A file that soundfile and lhotse can read.
+        text: The transcript, as the corpus gives it.
+        speaker: Who says it.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    speaker: str
+
+
+def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
+    """Writes a Lhotse manifest with one cut per utterance, in the order given.
+
+    Lengths and sampling rates come from the headers of the files, nothing is decoded. Audio paths are written absolute,
+    so that the manifest can be read from any working directory.
+
+    Args:
+        utterances: The rows of the corpus.
+        path: The manifest, `*.jsonl.gz`; appears only when complete. Its folder is made.
+
+    Returns:
+        The number of cuts written.
+
+    Raises:
+        ValueError: There are no utterances, an id occurs twice, or an audio file is missing, unreadable or empty.
+    """
+    from lhotse import CutSet
+    from rich.console import Console
+    from rich.progress import track
+
+    utterances = list(utterances)
+    if not utterances:
+        raise ValueError(f"{path}: there are no utterances to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}")  # lhotse tells the format by the ending
+    seen = set()
+    with ThreadPool(N_THREADS) as pool, CutSet.open_writer(part) as writer:
+        cuts = pool.imap(_cut, utterances, chunksize=16)
+        console = Console(stderr=True)
+        for cut in track(cuts, path.name, len(utterances), console=console, disable=not console.is_terminal):
+            if cut.id in seen:
+                raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
+            seen.add(cut.id)
+            writer.write(cut)
+    part.replace(path)
+    logger.info("%s: %d utterances", path, len(utterances))
+    return len(utterances)
+
+
+def _cut(utterance: Utterance) -> "MonoCut":
+    import soundfile
+    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+
+    audio = utterance.audio.absolute()
+    if not audio.is_file():
+        raise ValueError(f"utterance {utterance.id}: there is no audio file {audio}")
+    try:
+        info = soundfile.info(str(audio))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"utterance {utterance.id}: cannot read {audio}: {error}") from error
+    if info.frames == 0:
+        raise ValueError(f"utterance {utterance.id}: {audio} has no samples")
+    duration = info.frames / info.samplerate
+    recording = Recording(
+        id=utterance.id,
+        sources=[AudioSource(type="file", channels=list(range(info.channels)), source=str(audio))],
+        sampling_rate=info.samplerate,
+        num_samples=info.frames,
+        duration=duration,
+    )
+    supervision = SupervisionSegment(
+        id=utterance.id,
+        recording_id=utterance.id,
+        start=0.0,
+        duration=duration,
+        text=utterance.text,
+        language="English",
+        speaker=utterance.speaker,
+    )
+    return MonoCut(
+        id=utterance.id, start=0.0, duration=duration, channel=0, supervisions=[supervision], recording=recording
+    )

@@ -1,0 +1,253 @@
+"""The recogniser: features, encoder, CTC head, tokenizer; saved as and loaded from one self-describing file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sru_asr.ctc import CTCHead
+from sru_asr.encoder import SUBSAMPLING, Encoder
+from sru_asr.features import FRAMES_PER_SECOND, LogMel
+from sru_asr.text import Tokenizer, TokenizerError, tokenizer_from_dict
+
+CHECKPOINT_NAME = "model.safetensors"
+FORMAT = 1
+# The mel filters and the window are recomputed, not stored.
+_DERIVED = "features.mel."
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or not one of this project's."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the architecture.
+
+    Attributes:
+        n_mels: mel bands.
+        channels: channels of the subsampling convolutions.
+        hidden_size: width of each direction of the SRU.
+        num_layers: SRU layers.
+        dropout: dropped units between layers (variational) and before the head.
+        highway_bias: initial bias of the SRU's reset gates.
+    """
+
+    n_mels: int = 80
+    channels: int = 32
+    hidden_size: int = 256
+    num_layers: int = 6
+    dropout: float = 0.1
+    highway_bias: float = -2.0
+
+    def __post_init__(self) -> None:
+        limits = {"n_mels": (4, 512), "channels": (1, 4096), "hidden_size": (1, 16384), "num_layers": (1, 256)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"model {name} must be an integer from {low} to {high}, found {value!r}")
+        for name, low, high in (("dropout", 0.0, 0.99), ("highway_bias", -20.0, 20.0)):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not low <= value <= high:
+                raise ValueError(f"model {name} must be a number from {low} to {high}, found {value!r}")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was recognised in one audio file or waveform.
+
+    Attributes:
+        text: the words, upper case, separated by single spaces; empty where nothing was recognised.
+        seconds: length of the audio.
+        token_seconds: when each token was first emitted, in seconds from the start.
+        score: natural log of the decoded path's probability.
+    """
+
+    text: str
+    seconds: float
+    token_seconds: list[float]
+    score: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Recognizer(nn.Module):
+    """Waveforms to CTC log-probabilities, and to text.
+
+    Args:
+        config: the architecture.
+        tokenizer: the vocabulary.
+
+    Attributes:
+        training_data: what the checkpoint says of its making (data sets, WER); free-form, JSON-able.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.training_data: dict[str, Any] = {}
+        self.features = LogMel(config.n_mels)
+        self.encoder = Encoder(
+            config.n_mels,
+            config.channels,
+            config.hidden_size,
+            config.num_layers,
+            config.dropout,
+            config.highway_bias,
+        )
+        self.ctc = CTCHead(self.encoder.width, tokenizer.vocab_size, config.dropout)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of `log_probs` per second of audio."""
+        return FRAMES_PER_SECOND / SUBSAMPLING
+
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of whole utterances.
+
+        Args:
+            waveform: (batch, samples) float32 in [-1, 1] at 16 kHz.
+            lengths: (batch,) int64, samples.
+            chunk: frames of `log_probs` that a live recogniser would emit at a time; 0 for full context.
+            lookahead: frames it would see beyond them.
+
+        Returns:
+            log_probs (batch, frames, vocab) float32 and the lengths in frames.
+        """
+        return self.log_probs(*self.features(waveform, lengths), chunk=chunk, lookahead=lookahead)
+
+    def log_probs(
+        self, features: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, from features: (batch, frames, n_mels), zero behind each length."""
+        states, lengths = self.encoder(features, lengths, chunk, lookahead)
+        return self.ctc(states), lengths
+
+    def transcribe(
+        self, audio: str | os.PathLike[str] | Tensor | Sequence[str | os.PathLike[str] | Tensor]
+    ) -> Any:
+        """Recognise speech, greedily.
+
+        Args:
+            audio: path of an audio file of any rate and number of channels; or a waveform, (samples,) float32 in
+                [-1, 1] at 16 kHz; or a sequence of those. Files longer than half a minute are read and recognised
+                piece by piece, so that memory does not grow with them.
+
+        Returns:
+            A `Transcript`, or a list of them for a sequence.
+
+        Raises:
+            AudioError: a file cannot be read, or a waveform is empty, too short or not finite.
+        """
+        from sru_asr.transcribe import transcribe
+
+        if isinstance(audio, str | os.PathLike | Tensor):
+            return transcribe(self, audio)
+        return [transcribe(self, one) for one in audio]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the checkpoint, atomically: weights, feature statistics, architecture, tokenizer. No pickle."""
+        path = Path(path)
+        description = {
+            "format": FORMAT,
+            "config": asdict(self.config),
+            "tokenizer": self.tokenizer.to_dict(),
+            "training": self.training_data,
+        }
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith(_DERIVED)
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, partial, metadata={"sru_asr": json.dumps(description)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def load_model(path: str | os.PathLike[str]) -> Recognizer:
+    """Load a checkpoint, ready to transcribe.
+
+    Nothing in the file is executed: it is a safetensors file whose header says, in JSON, what the weights are.
+
+    Args:
+        path: the file, or a folder that holds it as `model.safetensors` (a recipe's output folder).
+
+    Returns:
+        The recogniser in evaluation mode, on the CPU, float32.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of this project.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / CHECKPOINT_NAME
+    if not path.is_file():
+        raise CheckpointError(f"no model at {path}: expected a {CHECKPOINT_NAME} as a recipe's train.py writes it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); is it damaged or of another kind?") from error
+    try:
+        config, tokenizer, training = _described(metadata)
+        with torch.device("meta"):  # shapes only: a lie about sizes must not cost memory
+            expected = {
+                name: tensor.shape
+                for name, tensor in Recognizer(config, tokenizer).state_dict().items()
+                if not name.startswith(_DERIVED)
+            }
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path} is not a checkpoint of sru_asr: {reason}") from error
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != expected:
+        names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise CheckpointError(f"{path}: the weights do not fit the architecture it describes (first: {names[0]})")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds values that are no finite numbers")
+    model = Recognizer(config, tokenizer)
+    model.load_state_dict(tensors, strict=False)
+    model.training_data = training
+    return model.eval()
+
+
+def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, dict[str, Any]]:
+    """Read a checkpoint's header; every surprise is a ValueError, TypeError or KeyError."""
+    if "sru_asr" not in metadata:
+        raise ValueError("its header has no 'sru_asr' entry")
+    description = json.loads(metadata["sru_asr"])
+    if not isinstance(description, dict):
+        raise ValueError("its description is not a JSON object")
+    if description["format"] != FORMAT:
+        raise ValueError(f"it has format {description['format']!r}, this version reads {FORMAT}: update sru-asr")
+    known = {field.name for field in fields(ModelConfig)}
+    if set(description["config"]) != known:
+        raise ValueError(f"its architecture should have the entries {', '.join(sorted(known))}")
+    training = description.get("training")
+    return (
+        ModelConfig(**description["config"]),
+        tokenizer_from_dict(description["tokenizer"]),
+        training if isinstance(training, dict) else {},
+    )
+
+
+__all__ = ["CheckpointError", "ModelConfig", "Recognizer", "TokenizerError", "Transcript", "load_model"]

@@ -1,0 +1,316 @@
+"""What every recipe shares: its options, and training from manifests to a checkpoint with a measured WER."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock
+from jsonargparse import ArgumentParser, Namespace
+from lhotse import CutSet
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from sru_asr.data import load_manifest, make_loader, validate
+from sru_asr.evaluation import Evaluation, evaluate
+from sru_asr.features import FeatureStatistics, frame_count
+from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
+from sru_asr.task import OptimizerConfig, SpeechTask
+from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, normalize
+
+LAST_CHECKPOINT = "last.ckpt"
+SETTINGS = "settings.json"
+# Utterances from which feature statistics are taken, evenly spaced through the training set.
+STATISTICS_UTTERANCES = 500
+_TRAINER_ARGUMENTS_OF_OURS = {
+    *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler", "plugins"),
+    *("enable_progress_bar", "enable_model_summary", "model_registry"),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How utterances become batches.
+
+    Attributes:
+        max_batch_seconds: audio in a batch, padding included.
+        max_seconds: longest utterance accepted.
+        min_seconds: shortest.
+        speeds: factors of speed perturbation.
+        workers: processes that load audio.
+        vocab_size: of a sentencepiece tokenizer trained on the training transcripts; 0 for characters.
+    """
+
+    max_batch_seconds: float = 60.0
+    max_seconds: float = 40.0
+    min_seconds: float = 0.1
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    workers: int = 1
+    vocab_size: int = 0
+
+
+def training_parser(name: str, description: str | None, **defaults: Any) -> ArgumentParser:
+    """The options of a recipe's train.py; the recipe adds its own, such as --corpus-dir.
+
+    Args:
+        name: of the recipe; its output goes to `runs/<name>` unless told otherwise.
+        description: for the help text.
+        defaults: what the recipe sets differently, with `__` for dots: `trainer__max_epochs=60`.
+    """
+    parser = ArgumentParser(prog=f"recipes/{name}/train.py", description=description)
+    parser.add_argument("--config", action="config", help="YAML file of options; flags behind it override it")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs") / name, help="checkpoints, logs, results")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--init-from", type=Path, help="start from the weights of this model (its tokenizer included)")
+    parser.add_argument("--restart", action="store_true", help="discard what --output-dir holds instead of going on from it")
+    parser.add_class_arguments(ModelConfig, "model")
+    parser.add_class_arguments(OptimizerConfig, "optimizer")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(
+        pl.Trainer,
+        "trainer",
+        instantiate=False,
+        skip=_TRAINER_ARGUMENTS_OF_OURS,
+    )
+    parser.set_defaults({"trainer.max_epochs": 50, "trainer.gradient_clip_val": 5.0, "trainer.log_every_n_steps": 10})
+    parser.set_defaults({key.replace("__", "."): value for key, value in defaults.items()})
+    return parser
+
+
+def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation | None:
+    """Train, measure on the development set, and say where the checkpoint is.
+
+    A run that was stopped, by whatever, goes on from its last checkpoint when the same command is given again.
+
+    Args:
+        args: what `training_parser` parsed.
+        prepare: makes the manifests; returns their paths by split, `train` and `dev` among them.
+
+    Returns:
+        The evaluation on `dev` (on rank 0; None elsewhere).
+
+    Raises:
+        ValueError: faults in the data or the settings, named.
+    """
+    output: Path = args.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    _quieten()
+    with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
+        manifests = prepare()
+        _settle(args, output)
+    train_cuts, dev_cuts = load_manifest(manifests["train"]), load_manifest(manifests["dev"])
+    pl.seed_everything(args.seed, verbose=False)
+    model = _initial_model(args, train_cuts)
+    data = DataConfig(**args.data.as_dict())
+    for cuts in (train_cuts, dev_cuts):
+        validate(
+            cuts,
+            model.tokenizer,
+            frames_per_second=model.frames_per_second,
+            max_seconds=data.max_seconds,
+            min_seconds=data.min_seconds,
+            speeds=data.speeds if cuts is train_cuts else (1.0,),
+        )
+    task = SpeechTask(model, OptimizerConfig(**args.optimizer.as_dict()), args.seed)
+    trainer = pl.Trainer(
+        **args.trainer.as_dict(),
+        default_root_dir=output,
+        logger=TensorBoardLogger(output, name="", version="tensorboard"),
+        callbacks=[
+            *_checkpoints(output),
+            EpochLine(),
+            *([TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []),
+        ],
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    split = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+    train_loader = make_loader(
+        train_cuts,
+        model.tokenizer,
+        max_seconds=data.max_batch_seconds,
+        seed=args.seed,
+        speeds=data.speeds,
+        training=True,
+        workers=data.workers,
+        **split,
+    )
+    dev_loader = make_loader(
+        dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False, workers=0, **split
+    )
+    last = output / LAST_CHECKPOINT
+    if last.is_file():
+        position = torch.load(last, map_location="cpu", weights_only=True)["position"]
+        train_loader.sampler.skip(position["epoch"], position["batches"])  # type: ignore[union-attr]
+        if trainer.is_global_zero:
+            print(f"going on from {last} (epoch {position['epoch'] + 1}, batch {position['batches']})", flush=True)
+    elif trainer.is_global_zero:
+        hours = sum(cut.duration for cut in train_cuts) / 3600
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(
+            f"training {parameters / 1e6:.1f} M parameters on {len(train_cuts)} utterances, {hours:.2f} h, "
+            f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances",
+            flush=True,
+        )
+    trainer.fit(
+        task, train_loader, dev_loader, ckpt_path=str(last) if last.is_file() else None, weights_only=True
+    )
+    if trainer.interrupted:
+        print(f"stopped; the same command goes on from {last}")
+        raise SystemExit(130)
+    if not trainer.is_global_zero:
+        return None
+    return _report(model, dev_cuts, manifests["dev"], output, args)
+
+
+def _report(model: Recognizer, dev_cuts: CutSet, manifest: Path, output: Path, args: Namespace) -> Evaluation:
+    model = model.cpu().eval()
+    evaluation = evaluate(model, dev_cuts)
+    counts = evaluation.words
+    model.training_data = {
+        "recipe": output.name,
+        "seed": args.seed,
+        "epochs": args.trainer.max_epochs,
+        "dev": {"manifest": manifest.name, "utterances": len(evaluation.results), "words": counts.to_dict()},
+    }
+    model.save(output / CHECKPOINT_NAME)
+    (output / "dev.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+    print(f"development set, greedy, no language model:\n{evaluation.summary()}")
+    print(f"model: {output / CHECKPOINT_NAME}")
+    print(f"transcribe with it: sru-asr transcribe --model {output} AUDIO...", flush=True)
+    return evaluation
+
+
+class EpochLine(Callback):
+    """One line per validated epoch: what one reads where no progress bar can be shown, and keeps where one can."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.first_epoch = 0
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.start = time.monotonic()
+        self.first_epoch = trainer.current_epoch
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line."""
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        metrics = trainer.callback_metrics
+        elapsed = time.monotonic() - self.start
+        line = f"epoch {epoch}" + (f"/{epochs}" if epochs and epochs > 0 else "")
+        if "train_loss" in metrics:
+            line += f"  train loss {float(metrics['train_loss_epoch']):.3f}"
+        if "val_wer" in metrics:
+            line += f"  dev loss {float(metrics['val_loss']):.3f}  dev WER {100 * float(metrics['val_wer']):.2f} %"
+        line += f"  {elapsed:.0f} s"
+        if epochs and epochs > epoch:
+            line += f", {elapsed / (epoch - self.first_epoch) * (epochs - epoch):.0f} s to go"
+        print(line, flush=True)
+
+
+def _checkpoints(output: Path) -> list[Callback]:
+    """Keep one checkpoint to go on from, renewed after every epoch and, in long epochs, every thousand steps."""
+    common = {"dirpath": output, "filename": Path(LAST_CHECKPOINT).stem, "enable_version_counter": False}
+    return [
+        ModelCheckpoint(**common, every_n_epochs=1, save_on_train_epoch_end=True),
+        ModelCheckpoint(**common, every_n_train_steps=1000),
+    ]
+
+
+def _settle(args: Namespace, output: Path) -> None:
+    """Write down the run's settings, or check that they are those of the run that `output` holds."""
+    wanted = json.loads(
+        json.dumps(
+            {
+                "seed": args.seed,
+                "init_from": str(args.init_from) if args.init_from else None,
+                "model": args.model.as_dict(),
+                "optimizer": args.optimizer.as_dict(),
+                "data": {k: v for k, v in args.data.as_dict().items() if k != "workers"},
+                "max_epochs": args.trainer.max_epochs,
+                "max_steps": args.trainer.max_steps,
+                "precision": args.trainer.precision,
+            },
+            default=list,
+        )
+    )
+    path, last = output / SETTINGS, output / LAST_CHECKPOINT
+    if args.restart and "LOCAL_RANK" not in os.environ:
+        last.unlink(missing_ok=True)
+    if last.is_file() and path.is_file():
+        found = json.loads(path.read_text())
+        if found != wanted:
+            different = [f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]]
+            raise ValueError(
+                f"{output} holds a run with other settings ({'; '.join(different)}). "
+                "Give those settings to go on with it, another --output-dir, or --restart to discard it."
+            )
+    path.write_text(json.dumps(wanted, indent=1))
+
+
+def _initial_model(args: Namespace, train_cuts: CutSet) -> Recognizer:
+    if args.init_from is not None:
+        return load_model(args.init_from)
+    tokenizer: Tokenizer = CharTokenizer()
+    if args.data.vocab_size:
+        texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
+        tokenizer = SentencePieceTokenizer.train(texts, args.data.vocab_size)
+    model = Recognizer(ModelConfig(**args.model.as_dict()), tokenizer)
+    _measure_features(model, train_cuts, args.data.max_batch_seconds)
+    return model
+
+
+def _measure_features(model: Recognizer, cuts: CutSet, max_batch_seconds: float) -> None:
+    """Take mean and deviation of the features from utterances spread over the training set."""
+    every = max(len(cuts) // STATISTICS_UTTERANCES, 1)
+    sample = CutSet.from_cuts(cut for i, cut in enumerate(cuts) if i % every == 0)
+    statistics = FeatureStatistics(model.features.n_mels)
+    for batch in make_loader(sample, None, max_seconds=max_batch_seconds, training=False):
+        statistics.add(model.features.log_mel(batch.waveforms), frame_count(batch.lengths))
+    statistics.write_to(model.features)
+
+
+def _quieten() -> None:
+    """Silence what Lightning and torch say to everyone and nobody can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*The dataloader.*bottleneck.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*already saved the checkpoint.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a recipe's main function; faults in what the user gave end it with their message alone."""
+    from sru_asr.ops.build import BuildError
+
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            main()
+        except (ValueError, FileNotFoundError, BuildError) as error:
+            if os.environ.get("SRU_ASR_DEBUG"):
+                raise
+            sys.exit(f"error: {error}")
+
+

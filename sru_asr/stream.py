@@ -1,0 +1,82 @@
+"""The recogniser fed piece by piece: what it emits equals, to rounding, what it emits for the whole utterance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sru_asr.encoder import SUBSAMPLING, subsampled_lengths
+from sru_asr.features import HOP_SAMPLES, WINDOW_SAMPLES, frame_count
+from sru_asr.model import Recognizer
+
+
+def _integer(function: object, value: int) -> int:
+    return int(function(torch.tensor(value)))  # type: ignore[operator]
+
+
+class Stream:
+    """One utterance, as it comes in. Holds no more than a window of audio, whatever the length.
+
+    Args:
+        model: in evaluation mode.
+        chunk: frames of log-probabilities emitted at a time, at least 1.
+        lookahead: frames seen beyond them before they are emitted.
+    """
+
+    def __init__(self, model: Recognizer, chunk: int, lookahead: int) -> None:
+        if chunk < 1 or lookahead < 0:
+            raise ValueError(f"expected chunk >= 1 and lookahead >= 0, found {chunk} and {lookahead}")
+        self.model = model
+        self.chunk = chunk
+        self.lookahead = lookahead
+        self.samples = 0  # pushed so far
+        self._audio = torch.zeros(1, 0)  # the last of them, from the first that a later frame needs
+        self._audio_start = 0  # the sample `_audio` begins with: that of feature frame 4 * max(_frames - 1, 0)
+        self._frames = 0  # subsampled frames made so far
+        self._pending = torch.zeros(1, 0, model.encoder.width)  # those that no chunk has emitted yet
+        self._state: Tensor | None = None
+
+    @torch.inference_mode()
+    def push(self, waveform: Tensor) -> Tensor:
+        """Take in (samples,) float32 at 16 kHz, any number; return what can be said now, (frames, vocab)."""
+        self.samples += waveform.shape[0]
+        self._audio = torch.cat([self._audio, waveform[None]], 1)
+        # A frame is final once every feature its convolutions see is there: 4 t + 3.
+        self._subsample(_integer(frame_count, self.samples) // SUBSAMPLING, final=False)
+        return self._emit(self.chunk + self.lookahead)
+
+    @torch.inference_mode()
+    def finish(self) -> Tensor:
+        """End the utterance; return the rest, (frames, vocab)."""
+        frames = _integer(frame_count, self.samples)
+        self._subsample(_integer(subsampled_lengths, frames), final=True)
+        return self._emit(1)
+
+    def _subsample(self, frames: int, final: bool) -> None:
+        """Make subsampled frames up to `frames`. The audio before the first gives it its left context."""
+        if frames <= self._frames:
+            return
+        first = max(self._frames - 1, 0)
+        stop = _integer(frame_count, self.samples) if final else SUBSAMPLING * frames
+        end = (stop - 1) * HOP_SAMPLES + WINDOW_SAMPLES - self._audio_start
+        audio = self._audio[:, :end]
+        features, lengths = self.model.features(audio, torch.tensor([audio.shape[1]]))
+        made, _ = self.model.encoder.subsampling(features, lengths)
+        self._pending = torch.cat([self._pending, made[:, self._frames - first :]], 1)
+        self._frames = frames
+        start = SUBSAMPLING * (frames - 1) * HOP_SAMPLES
+        self._audio = self._audio[:, start - self._audio_start :]
+        self._audio_start = start
+
+    def _emit(self, least: int) -> Tensor:
+        """Advance window by window while at least `least` frames are pending."""
+        emitted = []
+        while self._pending.shape[1] >= least:
+            window = self._pending[:, : self.chunk + self.lookahead]
+            chunk = min(self.chunk, window.shape[1])
+            states, self._state = self.model.encoder.advance(window, chunk, self._state)
+            emitted.append(self.model.ctc(states)[0])
+            self._pending = self._pending[:, chunk:]
+        if not emitted:
+            return torch.zeros(0, self.model.tokenizer.vocab_size)
+        return torch.cat(emitted)

@@ -1,0 +1,129 @@
+"""The LightningModule: what one training step and one validation do."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from sru_asr.ctc import ctc_loss
+from sru_asr.data import Batch
+from sru_asr.decode import greedy
+from sru_asr.features import SpecAugment
+from sru_asr.metrics import word_errors
+from sru_asr.model import Recognizer
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights are learned: AdamW under a one-cycle schedule.
+
+    Attributes:
+        learning_rate: the highest.
+        weight_decay: of matrices; vectors (biases, norms, the SRU's v) are left alone.
+        warmup: share of the steps in which the learning rate rises.
+        beta2: decay of AdamW's second moment.
+    """
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.2
+    beta2: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 < self.warmup < 1 or not 0 < self.beta2 < 1:
+            raise ValueError(f"learning_rate must be positive, weight_decay not negative, shares in (0, 1): {self}")
+
+
+class SpeechTask(pl.LightningModule):
+    """Trains a `Recognizer` with CTC and watches its word error rate.
+
+    All randomness of a step follows from the seed, the epoch and the batch's number over all ranks. So a resumed run
+    repeats what the killed one would have done, and two processes do what one does that accumulates two batches.
+
+    Args:
+        model: to be trained.
+        optimizer: how.
+        seed: of dropout and SpecAugment.
+    """
+
+    def __init__(self, model: Recognizer, optimizer: OptimizerConfig | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.model = model
+        self.spec_augment = SpecAugment()
+        self.optimizer = optimizer or OptimizerConfig()
+        self.seed = seed
+        # hits, substitutions, deletions, insertions over the validation so far; then its loss and utterances
+        self._validation = torch.zeros(6, dtype=torch.float64)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed the step."""
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(zlib.crc32(f"{self.seed} {self.current_epoch} {number}".encode()))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean CTC loss per utterance, in nats per token."""
+        features, lengths = self.model.features(batch.waveforms, batch.lengths)
+        log_probs, lengths = self.model.log_probs(self.spec_augment(features, lengths), lengths)
+        losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        loss = (losses / batch.target_lengths.clamp(min=1)).mean()
+        self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(batch.ids), prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting anew."""
+        self._validation = torch.zeros(6, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count word errors of greedy decoding."""
+        log_probs, lengths = self.model(batch.waveforms, batch.lengths)
+        losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        sums = [0, 0, 0, 0]
+        for text, path in zip(batch.texts, greedy(log_probs, lengths), strict=True):
+            errors = word_errors(text, self.model.tokenizer.decode(path.tokens))
+            counts = (errors.hits, errors.substitutions, errors.deletions, errors.insertions)
+            sums = [a + b for a, b in zip(sums, counts, strict=True)]
+        per_token = float((losses / batch.target_lengths.clamp(min=1)).sum())
+        self._validation += torch.tensor([*sums, per_token, len(batch.ids)], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and WER over all ranks."""
+        sums = self.trainer.strategy.reduce(self._validation.to(self.device), reduce_op="sum")
+        hits, substitutions, deletions, insertions, loss, utterances = sums.tolist()
+        errors = substitutions + deletions + insertions
+        self.log("val_wer", errors / max(hits + substitutions + deletions, 1), prog_bar=True, rank_zero_only=True)
+        self.log("val_loss", loss / max(utterances, 1), rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle schedule over exactly the steps of this run."""
+        settings = self.optimizer
+        matrices = [p for p in self.parameters() if p.requires_grad and _is_matrix(p)]
+        vectors = [p for p in self.parameters() if p.requires_grad and not _is_matrix(p)]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, settings.beta2),
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=settings.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=settings.warmup,
+            cycle_momentum=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note how far the epoch has come, for the sampler to go on from there."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        checkpoint["position"] = {"epoch": self.current_epoch, "batches": progress.completed}
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: matrices and convolutions; the SRU's v is a stack of vectors."""
+    return parameter.dim() >= 2 and min(parameter.shape[:2]) > 2

@@ -1,0 +1,251 @@
+"""The corpus that ships: its split, its manifests, how faults in it are named, and the script that makes corpora."""
+
+import importlib.util
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import lhotse
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[1]
+CORPUS = ROOT / "data/alphanum"
+
+
+def load(path: str) -> ModuleType:
+    name = f"alphanum_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+recipe = load("recipes/alphanum/prepare.py")
+maker = load("data/alphanum/make.py")
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory) -> dict[str, Path]:
+    return recipe.prepare(CORPUS, tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A corpus of three utterances, one for each split, to break."""
+    names = ["af_alloy-0000", "am_eric-0013", "bf_emma-0021"]
+    lines = (CORPUS / "transcripts.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "audio").mkdir()
+    for name in names:
+        shutil.copy(CORPUS / "audio" / f"{name}.opus", tmp_path / "audio")
+    kept = [line for line in lines if line.split("\t")[0] in ["name", *names]]
+    (tmp_path / "transcripts.tsv").write_text("".join(kept))
+    return tmp_path
+
+
+def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):
+    cuts = {split: lhotse.load_manifest(path) for split, path in manifests.items()}
+    assert {split: len(part) for split, part in cuts.items()} == {"train": 500, "dev": 50, "test": 150}
+
+    rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()[1:]]
+    listed = {(name, voice, text) for name, voice, _, text in rows}
+    prepared = [
+        (cut.id, said.speaker, said.text) for part in cuts.values() for cut in part for said in cut.supervisions
+    ]
+    assert len(prepared) == len(rows) == 700
+    assert set(prepared) == listed
+
+    split_of = {split: {said.speaker for cut in part for said in cut.supervisions} for split, part in cuts.items()}
+    assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(maker.VOICES, 1)
+    assert split_of["test"] == recipe.TEST_VOICES
+    assert split_of["dev"] == recipe.DEV_VOICES
+    assert {voice[:2] for voice in split_of["test"]} == {voice[:2] for voice in split_of["train"]}
+
+
+def test_readme_names_the_voices_of_the_split():
+    readme = (CORPUS / "README.md").read_text()
+    for voices in (recipe.TEST_VOICES, recipe.DEV_VOICES):
+        assert ", ".join(f"`{voice}`" for voice in sorted(voices)) in readme
+
+
+def test_cut_loads_what_its_file_holds(manifests):
+    for path in manifests.values():
+        (cut, *_) = lhotse.load_manifest(path)
+        audio = Path(cut.recording.sources[0].source)
+        assert audio.is_absolute()
+        samples, rate = soundfile.read(audio, dtype="float32")
+        assert cut.sampling_rate == rate == 24_000
+        assert cut.supervisions[0].language == "English"
+        np.testing.assert_array_equal(cut.load_audio(), samples[None])
+        assert len(samples) == round(cut.duration * rate)
+
+
+def test_script_prepares_again_over_what_is_there(small, tmp_path):
+    output = tmp_path / "prepared"
+    recipe.main(["--corpus-dir", str(small), "--output-dir", str(output)])
+    (output / "dev.jsonl.gz").write_bytes(b"cut short")
+    recipe.main(["--corpus-dir", str(small), "--output-dir", str(output)])
+    assert sorted(path.name for path in output.iterdir()) == ["dev.jsonl.gz", "test.jsonl.gz", "train.jsonl.gz"]
+    assert [cut.id for cut in lhotse.load_manifest(output / "dev.jsonl.gz")] == ["am_eric-0013"]
+
+
+def test_missing_corpus_is_named(tmp_path, capsys):
+    with pytest.raises(ValueError, match=rf"no {tmp_path}/nowhere/transcripts.tsv: give the folder"):
+        recipe.prepare(tmp_path / "nowhere", tmp_path / "prepared")
+    with pytest.raises(SystemExit, match="error: no "):
+        recipe.main(["--corpus-dir", str(tmp_path / "nowhere")])
+
+
+def test_missing_file_is_named(small):
+    (small / "audio/am_eric-0013.opus").unlink()
+    with pytest.raises(ValueError, match=r"transcripts.tsv:3: there is no audio file .*/am_eric-0013.opus"):
+        recipe.prepare(small, small / "prepared")
+    assert not (small / "prepared").exists()
+
+
+@pytest.mark.parametrize(("kept_bytes", "message"), [(0, "cannot read"), (5000, "to last 1.950 s, found")])
+def test_broken_file_is_named(small, kept_bytes, message):
+    audio = small / "audio/am_eric-0013.opus"
+    audio.write_bytes(audio.read_bytes()[:kept_bytes])
+    with pytest.raises(ValueError, match=rf"transcripts.tsv:3: .*{message}") as caught:
+        recipe.prepare(small, small / "prepared")
+    assert str(audio) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new", "message"),
+    [
+        (1, "seconds", "length", "expected the header"),
+        (2, "\tSIX", " SIX", "expected the fields"),
+        (2, "SIX", "six", "expected words of A to Z"),
+        (2, "SIX ", "SIX  ", "expected words of A to Z"),
+        (3, "1.950", "long", "could not convert string to float: 'long'"),
+        (3, "1.950", "2.950", "to last 2.950 s, found 1.950 s"),
+        (3, "1.950", "nan", "to last nan s, found 1.950 s"),
+    ],
+)
+def test_malformed_line_is_named(small, line, old, new, message):
+    transcripts = small / "transcripts.tsv"
+    lines = transcripts.read_text().splitlines(keepends=True)
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    transcripts.write_text("".join(lines))
+    with pytest.raises(ValueError, match=rf"transcripts.tsv:{line}: .*{message}"):
+        recipe.prepare(small, small / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("", "expected the fields"), ("af_alloy-0000\taf_alloy\t2.900\tYES", "found af_alloy-0000 twice")],
+)
+def test_superfluous_line_is_named(small, line, message):
+    with (small / "transcripts.tsv").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=rf"transcripts.tsv:5: .*{message}"):
+        recipe.prepare(small, small / "prepared")
+
+
+def test_corpus_without_a_split_is_refused(small):
+    transcripts = small / "transcripts.tsv"
+    transcripts.write_text("".join(transcripts.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(ValueError, match="found none for dev and test"):
+        recipe.prepare(small, small / "prepared")
+
+
+def test_texts_are_of_letters_and_single_spaces_only():
+    texts = [u.text for seed in range(20) for u in maker.plan(500, maker.VOICES, seed)]
+    assert all(re.fullmatch(r"[A-Z]+( [A-Z]+)*", text) for text in texts)
+    # And of all the words that the shipped corpus has.
+    shipped = {word for line in (CORPUS / "transcripts.tsv").read_text().splitlines()[1:] for word in line.split()[3:]}
+    assert shipped <= {word for text in texts for word in text.split()}
+
+
+def test_plan_follows_from_its_seed_and_grows_at_its_end():
+    plan = maker.plan(100, maker.VOICES, 3)
+    assert plan == maker.plan(100, maker.VOICES, 3)
+    assert plan == maker.plan(300, maker.VOICES, 3)[:100]
+    assert [u.text for u in plan] != [u.text for u in maker.plan(100, maker.VOICES, 4)]
+    assert len({u.name for u in plan}) == 100
+    assert {u.voice for u in plan} == set(maker.VOICES)
+    assert all(0.8 <= u.speed <= 1.25 for u in plan)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "ZERO"),
+        (20, "TWENTY"),
+        (99, "NINETY NINE"),
+        (304, "THREE HUNDRED FOUR"),
+        (1590, "FIFTEEN HUNDRED NINETY"),
+        (4000, "FOUR THOUSAND"),
+        (8011, "EIGHT THOUSAND ELEVEN"),
+    ],
+)
+def test_number_words(number, words):
+    assert maker.number_words(number) == words
+
+
+def test_ordinal_words():
+    assert [maker.ordinal_words(n) for n in (2, 9, 12, 15, 20, 21, 30)] == (
+        ["SECOND", "NINTH", "TWELFTH", "FIFTEENTH", "TWENTIETH", "TWENTY FIRST", "THIRTIETH"]
+    )
+
+
+def test_interrupted_making_keeps_and_continues(tmp_path, monkeypatch, capsys):
+    """The speech is a tone here; files, tags, table and errors are the real ones."""
+    spoken = []
+
+    class Tone:
+        stop_after = 2
+
+        def __init__(self, voices_dir, voices):
+            pass
+
+        def __call__(self, utterance):
+            if len(spoken) == Tone.stop_after:
+                raise KeyboardInterrupt
+            spoken.append(utterance.name)
+            return np.sin(np.arange(12_000, dtype=np.float32) / 10) / 2
+
+    monkeypatch.setattr(maker, "Synthesizer", Tone)
+    command = [
+        "--output",
+        str(tmp_path),
+        "--voices-dir",
+        "unused",
+        "--utterances",
+        "4",
+        "--voices",
+        "af_sky",
+        "bm_lewis",
+    ]
+    assert maker.main(command) == 130
+    audio = tmp_path / "audio"
+    names = ["af_sky-0000", "bm_lewis-0001", "af_sky-0002", "bm_lewis-0003"]
+    assert sorted(path.stem for path in audio.iterdir()) == sorted(names[:2])
+    table = (tmp_path / "transcripts.tsv").read_text().splitlines()
+    assert [line.split("\t")[:3] for line in table[1:]] == [[name, name[:-5], "0.500"] for name in names[:2]]
+
+    broken = audio / "bm_lewis-0001.opus"
+    broken.write_bytes(broken.read_bytes()[:-300])
+    Tone.stop_after = 99
+    assert maker.main(command) == 0
+    assert spoken == [*names[:2], *names[1:]]
+    assert len((tmp_path / "transcripts.tsv").read_text().splitlines()) == 5
+    assert {soundfile.info(path).frames for path in audio.iterdir()} == {12_000}
+
+    assert maker.main([*command, "--seed", "7"]) == 1
+    assert "choose another --output" in capsys.readouterr().err
+    assert len(spoken) == 5
+
+
+def test_missing_package_and_voice_are_named(tmp_path):
+    with pytest.raises(ImportError, match=r"no-such-package .*pip install 'sru-asr\[synthesis\]'"):
+        maker.require("no_such_package.backend")
+    with pytest.raises(ValueError, match=r"af_sky.bin is missing; fetch the voices with: npm pack kokoro-js"):
+        maker.Synthesizer(tmp_path, ["af_sky"])

@@ -1,0 +1,314 @@
+"""Decoding and resampling: what is read, the same in blocks, and a clear error for every file that cannot be."""
+
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sru_asr.audio import SAMPLE_RATE, AudioError, blocks, duration_seconds, read, resample
+
+FORMATS = {
+    "wav": {},
+    "flac": {},
+    "mp3": {},
+    "ogg": {},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+}
+RATES = [8_000, 16_000, 44_100, 48_000]
+
+
+def tone(seconds, rate, channels=1, seed=0):
+    """Tones below 3 kHz with some noise, float32, (samples, channels): each channel its own."""
+    t = np.arange(round(seconds * rate))[:, None] / rate
+    pitch = np.linspace(220, 2800, channels)
+    noise = np.random.default_rng(seed).standard_normal((len(t), channels))
+    return (0.3 * np.sin(2 * np.pi * pitch * t) + 0.01 * noise).astype(np.float32)
+
+
+def write(path, samples, rate=SAMPLE_RATE, **kwargs):
+    soundfile.write(path, samples, rate, **kwargs)
+    return path
+
+
+def patched(path, offset, data):
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(data)] = data
+    path.write_bytes(content)
+    return path
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A stereo file of 2.3 s in each format at each rate that it can have."""
+    folder = tmp_path_factory.mktemp("library")
+    paths = {}
+    for rate in RATES:
+        samples = tone(2.3, rate, channels=2)
+        for suffix, kwargs in FORMATS.items():
+            if (suffix, rate) != ("opus", 44_100):
+                paths[suffix, rate] = write(folder / f"{rate}.{suffix}", samples, rate, **kwargs)
+    return paths
+
+
+CASES = [(suffix, rate) for suffix in FORMATS for rate in RATES if (suffix, rate) != ("opus", 44_100)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_read_gives_the_mean_of_the_channels_at_16_khz(library, case):
+    suffix, _ = case
+    waveform = read(library[case])
+    assert waveform.dtype == torch.float32
+    assert waveform.dim() == 1
+    assert abs(len(waveform) - 2.3 * SAMPLE_RATE) <= 1
+    assert duration_seconds(library[case]) == pytest.approx(2.3, abs=1e-4)
+
+    # The same sound computed at 16 kHz, without the file, the codec and the resampler.
+    expected = torch.from_numpy(tone(2.3, SAMPLE_RATE, channels=2)).mean(dim=1)[: len(waveform)]
+    inside = slice(800, -800)  # the edges ring
+    error = (waveform[: len(expected)] - expected)[inside].square().mean().sqrt()
+    assert error < (0.012 if suffix in ("wav", "flac") else 0.04)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+@pytest.mark.parametrize("seconds", [0.013, 1.0, 60.0])
+def test_blocks_are_what_read_reads(library, case, seconds):
+    whole = read(library[case])
+    pieces = list(blocks(library[case], seconds))
+    size = round(seconds * SAMPLE_RATE)
+    assert [len(piece) for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
+    assert 0 < len(pieces[-1]) <= size
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_of_several_pieces_is_read_as_libsndfile_reads_it_at_once(tmp_path, suffix):
+    """Longer than one piece: Ogg Opus, read in pieces through soundfile itself, comes out wrong."""
+    path = write(tmp_path / f"long.{suffix}", tone(25, 16_000), **FORMATS[suffix])
+    whole, _ = soundfile.read(path, dtype="float32")
+    # MP3 is decoded to floats whose last bit depends on how much is asked for at a time.
+    torch.testing.assert_close(read(path), torch.from_numpy(whole), rtol=0, atol=1e-6 if suffix == "mp3" else 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n_samples=st.integers(1, 3_000),
+    rate=st.sampled_from([8_000, 11_025, 16_000, 22_050, 44_100, 48_000]),
+    target=st.sampled_from([8_000, 16_000]),
+    channels=st.integers(1, 3),
+    seconds=st.floats(0.001, 0.5),
+)
+def test_blocks_are_what_read_reads_whatever_the_sizes(tmp_path_factory, n_samples, rate, target, channels, seconds):
+    path = tmp_path_factory.getbasetemp() / "any.wav"
+    samples = np.random.default_rng(n_samples).standard_normal((n_samples, channels)).astype(np.float32)
+    write(path, samples, rate, subtype="FLOAT")
+    expected = resample(torch.from_numpy(samples.mean(axis=1)), rate, target)
+    if not len(expected):
+        with pytest.raises(AudioError, match=rf"at least one sample at {target} Hz"):
+            read(path, target)
+        return
+    assert torch.equal(read(path, target), expected)
+    assert torch.equal(torch.cat(list(blocks(path, seconds, target))), expected)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_blocks_need_a_length(tmp_path, seconds):
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        next(blocks(write(tmp_path / "a.wav", tone(0.1, 16_000)), seconds))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+def test_kinds_of_wav_have_one_scale(tmp_path, subtype):
+    samples = tone(0.1, 16_000)
+    waveform = read(write(tmp_path / "a.wav", samples, subtype=subtype))
+    tolerance = {"PCM_U8": 1 / 128, "ULAW": 1 / 64}.get(subtype, 1 / 32768)
+    torch.testing.assert_close(waveform, torch.from_numpy(samples[:, 0]), rtol=0, atol=tolerance)
+
+
+def test_resample_keeps_a_tone():
+    for source, target in [(8_000, 16_000), (44_100, 16_000), (48_000, 16_000), (16_000, 8_000)]:
+        at = [
+            torch.sin(2 * torch.pi * 440 * torch.arange(rate, dtype=torch.float64) / rate) for rate in (source, target)
+        ]
+        result = resample(at[0].float(), source, target)
+        assert result.dtype == torch.float32
+        assert len(result) == target
+        torch.testing.assert_close(result[400:-400], at[1].float()[400:-400], rtol=0, atol=2e-4)
+
+
+def test_resample_at_equal_rates_changes_nothing():
+    waveform = torch.randn(1_000)
+    assert torch.equal(resample(waveform, 16_000, 16_000), waveform)
+
+
+def test_resample_takes_strided_and_empty_waveforms():
+    waveform = torch.randn(2_000)
+    assert torch.equal(resample(waveform[::2], 8_000, 16_000), resample(waveform[::2].clone(), 8_000, 16_000))
+    assert resample(torch.empty(0), 8_000, 16_000).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rates", "message"),
+    [
+        (torch.zeros(2, 9), (8_000, 16_000), r"found torch.float32 of shape \(2, 9\)"),
+        (torch.zeros(9).double(), (8_000, 16_000), r"found torch.float64"),
+        (torch.zeros(9), (0, 16_000), "found 0 and 16000"),
+        (torch.zeros(9), (8_000, -1), "found 8000 and -1"),
+    ],
+)
+def test_resample_checks_its_arguments(waveform, rates, message):
+    with pytest.raises(ValueError, match=message):
+        resample(waveform, *rates)
+
+
+def refused(path, message):
+    """Every way in refuses the file with the same error, which names it."""
+    errors = []
+    for call in (read, lambda path: list(blocks(path, 0.5))):
+        with pytest.raises(AudioError, match=message) as error:
+            call(path)
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+    assert errors[0].startswith(f"{path}: expected ")
+    assert "; found " in errors[0]
+    return errors[0]
+
+
+def test_what_is_no_file(tmp_path):
+    refused(tmp_path / "missing.wav", "found nothing there; check the path")
+    refused(tmp_path, "found a directory; check the path")
+    fifo = tmp_path / "fifo.wav"
+    os.mkfifo(fifo)
+    refused(fifo, "found no regular file")
+
+
+def test_what_holds_nothing(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    refused(tmp_path / "empty.wav", "an empty file")
+    refused(write(tmp_path / "none.wav", np.empty(0, np.float32)), "found 0 samples")
+    refused(write(tmp_path / "none.ogg", np.empty(0, np.float32)), "found 0 samples")
+    refused(write(tmp_path / "one.wav", tone(1 / 48_000, 48_000), 48_000), "at least one sample at 16000 Hz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.wav", b"THE QUICK BROWN FOX\n" * 50),
+        ("noise.mp3", np.random.default_rng(0).bytes(20_000)),
+        ("headerless.raw", b"\x01\x00" * 16_000),
+        ("short.wav", b"RIFF\x24\x00\x00\x00WAVEfmt "),
+        ("speech.m4a", b"\x00\x00\x00\x1cftypM4A \x00\x00\x02\x00" + bytes(2_000)),
+        ("speech.webm", b"\x1aE\xdf\xa3\x9fB\x86\x81\x01" + bytes(2_000)),
+        ("speech.aac", b"\xff\xf1\x60\x40\x3e\x7f\xfc\xde\x02\x00Lavc62.28" + bytes(2_000)),
+        ("aac called.mp3", b"\xff\xf1\x60\x40\x3e\x7f\xfc\xde\x02\x00Lavc62.28" + bytes(2_000)),
+    ],
+)
+def test_what_libsndfile_cannot_read(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    message = refused(path, "expected WAV, FLAC, MP3, Ogg or Opus; found no audio, damaged audio or a kind")
+    assert "ffmpeg -i " in message
+    with pytest.raises(AudioError):
+        duration_seconds(path)
+
+
+def test_the_content_counts_and_not_the_name(tmp_path):
+    path = write(tmp_path / "a.wav", tone(0.5, 16_000))
+    waveform = read(path)
+    assert torch.equal(read(path.rename(tmp_path / "a.raw")), waveform)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_what_is_cut_short(tmp_path, suffix, share):
+    path = cut(write(tmp_path / f"a.{suffix}", tone(25, 16_000)), share)
+    refused(path, "expected (.* of audio, which the header promises; found .*cut short|audio that is whole; found)")
+
+
+def test_a_cut_ogg_is_shorter(tmp_path):
+    """Ogg states no length, and recordings that end in a crash are worth having."""
+    path = cut(write(tmp_path / "a.opus", tone(25, 16_000), **FORMATS["opus"]))
+    assert 8 < len(read(path)) / SAMPLE_RATE < 15
+
+
+def test_blocks_come_before_the_fault(tmp_path):
+    path = cut(write(tmp_path / "a.flac", tone(25, 16_000)), 0.7)
+    found = []
+    with pytest.raises(AudioError, match=r"fails after 10\.00 s"):
+        found.extend(blocks(path, 1.0))
+    # extend keeps what came before the error
+    assert len(found) == 10
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_from_a_pipe_does_not_know_its_length(tmp_path, size):
+    path = write(tmp_path / "a.wav", tone(1, 16_000))
+    waveform = read(path)
+    assert torch.equal(read(patched(path, path.read_bytes().index(b"data") + 4, struct.pack("<I", size))), waveform)
+
+
+def test_a_flac_from_a_pipe_does_not_know_its_length(tmp_path):
+    path = write(tmp_path / "a.flac", tone(12, 16_000))
+    waveform = read(path)
+    low_bits_of_total = path.read_bytes()[8 + 13] & 0xF0
+    patched(path, 8 + 13, bytes([low_bits_of_total, 0, 0, 0, 0]))
+    assert torch.equal(read(path), waveform)
+    assert torch.equal(torch.cat(list(blocks(path, 1.7))), waveform)
+    assert duration_seconds(path) == 12
+
+
+def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
+    path = write(tmp_path / "a.flac", tone(1, 16_000))
+    patched(path, 8 + 13, bytes([path.read_bytes()[8 + 13] | 0x0F, 255, 255, 255, 255]))
+    refused(path, "cut short")
+
+
+def test_an_mp3_of_variable_rate_without_a_length_is_not_taken_for_a_shorter_one(tmp_path):
+    """A loud beginning and a quiet rest: libsndfile takes the first frame's bit rate for that of the file."""
+    rng = np.random.default_rng(0)
+    samples = np.concatenate([0.5 * rng.standard_normal(16_000 * 2), np.zeros(16_000 * 20)]).clip(-1, 1)
+    path = tmp_path / "a.mp3"
+    kwargs = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
+    write(path, samples.astype(np.float32), **kwargs)
+    assert duration_seconds(path) == pytest.approx(22, abs=0.1)
+    content = path.read_bytes()
+    assert b"Xing" in content
+    header = content.index(b"Xing")
+    path.write_bytes(content[:header] + b"gniX" + content[header + 4 :])
+    refused(path, r"an MP3 with a length in its header; found a wrong estimate that leaves \d+ of \d+ bytes unread")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_what_is_no_number(tmp_path, value, rate):
+    samples = tone(1, rate, channels=2)
+    samples[rate // 4, 1] = value
+    refused(write(tmp_path / "a.wav", samples, rate, subtype="FLOAT"), r"found NaN or infinity at 0\.2500 s")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_what_may_not_be_read(tmp_path):
+    path = write(tmp_path / "a.wav", tone(0.1, 16_000))
+    path.chmod(0)
+    refused(path, "a file that may be read")
+
+
+def test_a_block_does_not_need_the_file_to_fit_in_memory(tmp_path):
+    """Decoding stops with the reader: the first block of a file with a late fault costs only that block."""
+    samples = tone(60, 16_000)
+    samples[-1] = np.nan
+    path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
+    first = next(iter(blocks(path, 1.0)))
+    torch.testing.assert_close(first, torch.from_numpy(samples[:16_000, 0]))
+    with pytest.raises(AudioError, match=r"at 59\.9999 s"):
+        read(path)

@@ -1,0 +1,514 @@
+import gzip
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lhotse import AudioSource, CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
+
+from sru_asr.audio import AudioError
+from sru_asr.audio import read as read_audio
+from sru_asr.data import Batch, BatchSampler, SpeechDataset, load_waveform, make_loader
+from sru_asr.manifest import ManifestError, load_manifest, read_manifest, validate
+from sru_asr.text import BLANK, CharTokenizer
+
+TOKENIZER = CharTokenizer()
+VALID = {"frames_per_second": 25.0, "max_seconds": 20.0, "min_seconds": 0.1}
+
+
+def write_audio(path: Path, seconds: float, rate: int = 16_000, channels: int = 1, **kind: str) -> Path:
+    """A tone of 200 Hz."""
+    tone = 0.3 * np.sin(2 * np.pi * 200 * np.arange(round(seconds * rate)) / rate)
+    soundfile.write(path, np.tile(tone[:, None], (1, channels)), rate, **kind)
+    return path
+
+
+def make_cut(
+    cut_id: str, seconds: float, file: Path | str = "nowhere.wav", text: str | None = "HELLO", rate: int = 16_000
+) -> MonoCut:
+    recording = Recording(cut_id, [AudioSource("file", [0], str(file))], rate, round(seconds * rate), seconds)
+    supervision = SupervisionSegment(cut_id, cut_id, 0.0, seconds, text=text, speaker=f"speaker of {cut_id}")
+    return MonoCut(cut_id, 0.0, seconds, 0, recording=recording, supervisions=[supervision])
+
+
+def write_lines(path: Path, *entries: object) -> Path:
+    path.write_text("".join(f"{entry if isinstance(entry, str) else json.dumps(entry)}\n" for entry in entries))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> CutSet:
+    """Twelve utterances of 0.3 to 1.4 s."""
+    seconds = [0.3 + 0.1 * i for i in range(12)]
+    return CutSet.from_cuts(
+        make_cut(f"u{i}", s, write_audio(tmp_path / f"{i}.wav", s), text=f"word {'abc'[i % 3]}")
+        for i, s in enumerate(seconds)
+    )
+
+
+# Manifests
+
+
+def test_json_lines_become_cuts(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write_audio(tmp_path / "sub" / "a.flac", 0.5, rate=8000)
+    absolute = write_audio(tmp_path / "b.wav", 0.25)
+    manifest = write_lines(
+        tmp_path / "m.jsonl",
+        {"audio": "sub/a.flac", "text": "one"},
+        "",
+        {"audio": str(absolute), "text": "two", "id": "second", "speaker": "s", "other": 1},
+    )
+    first, second = load_manifest(manifest)
+    assert (first.id, first.duration, first.sampling_rate, first.supervisions[0].speaker) == (
+        "sub/a.flac",
+        0.5,
+        8000,
+        None,
+    )
+    assert (second.id, second.supervisions[0].text, second.supervisions[0].speaker) == ("second", "two", "s")
+    assert load_waveform(first).shape == (8000,)
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.jsonl.gz"])
+def test_lhotse_cuts_are_read_as_they_are(tmp_path: Path, corpus: CutSet, name: str) -> None:
+    corpus.to_file(tmp_path / name)
+    assert list(load_manifest(tmp_path / name)) == list(corpus)
+
+
+def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
+    write_audio(tmp_path / "good.wav", 0.5)
+    write_audio(tmp_path / "stereo.wav", 0.5, channels=2)
+    write_audio(tmp_path / "empty.wav", 0.0)
+    (tmp_path / "text.wav").write_text("this is no audio")
+    (tmp_path / "headerless.raw").write_bytes(bytes(1000))
+    flac = write_audio(tmp_path / "endless.flac", 0.5)
+    streamed = bytearray(flac.read_bytes())
+    streamed[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    streamed[22:26] = bytes(4)
+    flac.write_bytes(streamed)
+    cut = make_cut("c", 0.5, tmp_path / "good.wav").to_dict()
+    faults = [
+        ('{"audio": ', "invalid JSON"),
+        ("[1, 2]", "expected a JSON object"),
+        ({"text": "no audio"}, "no field `audio`, only: text"),
+        ({"audio": "good.wav"}, "no field `text`"),
+        ({"audio": 3, "text": "a"}, "field `audio`: expected a string, found 3"),
+        ({"audio": "good.wav", "text": None}, "field `text`"),
+        ({"audio": "good.wav", "text": "a", "id": 7}, "field `id`"),
+        ({"audio": "good.wav", "text": "a", "speaker": 7}, "field `speaker`"),
+        ({"audio": "absent.wav", "text": "a"}, "there is no such file"),
+        ({"audio": ".", "text": "a"}, "there is no such file"),
+        ({"audio": "text.wav", "text": "a"}, "cannot be read as audio"),
+        ({"audio": "headerless.raw", "text": "a"}, "it has no header"),
+        ({"audio": "long name" * 99, "text": "a"}, "cannot be opened"),
+        ({"audio": "empty.wav", "text": "a"}, "holds no samples"),
+        ({"audio": "endless.flac", "text": "a"}, "does not say how many"),
+        ({"audio": "stereo.wav", "text": "a"}, "2 channels"),
+        ({"type": "MonoCut", "id": "c"}, "not a Lhotse cut"),
+        ({"type": "HairCut", "id": "c"}, "not a Lhotse cut"),
+        (cut | {"duration": "long"}, "not a Lhotse cut"),
+        (cut | {"id": 1}, "an id that is no string"),
+        ("[" * 10**6, "invalid JSON"),
+        (cut | {"supervisions": []}, "0 supervisions"),
+        (make_cut("c", 0.5, tmp_path / "good.wav", text=None).to_dict(), "no text"),
+        (make_cut("c", 0.5, tmp_path / "absent.wav").to_dict(), "there is no such file"),  # for `validate` to find
+    ]
+    good = {"audio": "good.wav", "text": "a"}
+    manifest = write_lines(tmp_path / "m.jsonl", good, "", *(entry for entry, _ in faults), cut)
+    cuts, found = read_manifest(manifest)
+    assert [cut.id for cut in cuts] == ["good.wav", "c"]
+    assert len(found) == len(faults)
+    for number, (message, (_, expected)) in enumerate(zip(found, faults, strict=True), start=3):
+        assert message.startswith(f"{manifest}:{number}: ")
+        assert expected in message
+    with pytest.raises(ManifestError, match=f"{len(faults) - 1} faults") as error:
+        load_manifest(manifest)
+    assert str(error.value).count("m.jsonl:") == 20
+
+
+def test_the_files_of_cuts_are_left_for_validation(tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path / "m.jsonl", make_cut("c", 0.5, tmp_path / "absent.wav").to_dict())
+    assert read_manifest(manifest)[1]
+    with pytest.raises(ManifestError, match="there is no such file"):
+        validate(load_manifest(manifest), TOKENIZER, **VALID)
+
+
+fields = st.sampled_from(["audio", "text", "id", "speaker", "type", "recording", "supervisions", "start", "duration"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["MonoCut", "MixedCut"]),
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(fields | st.text(), value, max_size=9),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(values | st.dictionaries(fields, values), min_size=1, max_size=5))
+def test_any_json_is_a_cut_or_a_fault(tmp_path_factory: pytest.TempPathFactory, entries: list[object]) -> None:
+    manifest = write_lines(tmp_path_factory.mktemp("any") / "m.jsonl", *map(json.dumps, entries))
+    cuts, faults = read_manifest(manifest)
+    assert len(cuts) + len(faults) == len(entries)
+
+
+def test_a_manifest_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"absent\.jsonl: cannot be read"):
+        read_manifest(tmp_path / "absent.jsonl")
+    with pytest.raises(ManifestError, match=r"m\.jsonl: is empty"):
+        read_manifest(write_lines(tmp_path / "m.jsonl", "", " "))
+    (tmp_path / "plain.jsonl.gz").write_text("{}")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}')
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:20])
+    for name in ("plain.jsonl.gz", "latin.jsonl", "cut.jsonl.gz"):
+        with pytest.raises(ManifestError, match="cannot be read as a manifest"):
+            read_manifest(tmp_path / name)
+
+
+def test_validate_accepts_what_is_right(tmp_path: Path, corpus: CutSet) -> None:
+    validate(corpus, TOKENIZER, **VALID)
+    stereo = write_audio(tmp_path / "stereo.wav", 0.5, channels=2)
+    right = make_cut("right", 0.5, stereo)
+    right.recording.sources[0].channels = [0, 1]
+    right.channel = 1
+    perturbed = make_cut("c", 1.0, write_audio(tmp_path / "c.wav", 1.0)).perturb_speed(1.1)
+    mixed = corpus[0].pad(duration=2.0)
+    validate(CutSet.from_cuts([right, perturbed, mixed]), TOKENIZER, **VALID)
+
+
+def test_validate_names_every_fault(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "second.wav", 1.0)
+    stereo = write_audio(tmp_path / "stereo.wav", 1.0, channels=2)
+    (tmp_path / "text.wav").write_text("this is no audio")
+    cuts = {
+        "silent": make_cut("silent", 1.0, file),
+        "absent": make_cut("absent", 1.0, tmp_path / "absent.wav"),
+        "unreadable": make_cut("unreadable", 1.0, tmp_path / "text.wav"),
+        "cut short": make_cut("cut short", 1.2, file),
+        "instant": make_cut("instant", 0.0, file),
+        "long": make_cut("long", 20.1, file),
+        "short": make_cut("short", 0.05, file, text="A"),
+        "other rate": make_cut("other rate", 1.0, file, rate=8000),
+        "stereo": make_cut("stereo", 1.0, stereo),
+        "two channels": make_cut("two channels", 1.0, stereo),
+        "no text": make_cut("no text", 1.0, file, text=None),
+        "only a dash": make_cut("only a dash", 1.0, file, text=" - "),
+        "digits": make_cut("digits", 1.0, file, text="A 12"),
+        "too fast": make_cut("too fast", 1.0, file, text="ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+        "repeats": make_cut("repeats", 1.0, file, text="AA" * 7),
+        "unsaid": make_cut("unsaid", 1.0, file),
+        "dialogue": make_cut("dialogue", 1.0, file),
+        "overlap": make_cut("overlap", 1.0, file),
+        "twice": make_cut("twice", 1.0, file),
+    }
+    cuts["silent"].recording = None
+    cuts["two channels"].recording.sources[0].channels = [0, 1]
+    cuts["two channels"] = MultiCut(**(vars(cuts["two channels"]) | {"channel": [0, 1]}))
+    cuts["unsaid"].supervisions = []
+    cuts["dialogue"].supervisions *= 2
+    cuts["overlap"].supervisions[0].start = 0.5
+    expected = {
+        "silent (no file)": "has no audio file",
+        f"absent ({tmp_path}/absent.wav)": "there is no such file",
+        "unreadable": "cannot be read as audio",
+        "cut short": "the file ends at 1.00 s, the cut at 1.20 s",
+        "instant": "lasts 0.0 s",
+        "long": "lasts 20.10 s, expected 0.1 to 20 s",
+        "short": "lasts 0.05 s",
+        "other rate": "the file is at 16000 Hz, the manifest says 8000 Hz",
+        "stereo": "the file has 2 channels, the manifest says 1",
+        "two channels": "has 2 channels, expected 1",
+        "no text": "found None",
+        "only a dash": "no words",
+        "digits": "lacks: '1', '2'",
+        "too fast": "has 25 encoder frames, too few for its text, which takes 26",
+        "repeats": "which takes 27",
+        "unsaid": "0 supervisions",
+        "dialogue": "2 supervisions",
+        "overlap": "reaches out of the cut",
+        "twice:": "2 cuts have this id",
+    }
+    for (start, fault), cut in zip(expected.items(), cuts.values(), strict=True):
+        pair = [cut, make_cut("another", 1.0, file), *([cut] if cut.id == "twice" else [])]
+        with pytest.raises(ManifestError) as error:
+            validate(CutSet.from_cuts(pair), TOKENIZER, **VALID)
+        lines = [line for line in str(error.value).splitlines() if line.startswith(f"  {start}")]
+        assert any(fault in line for line in lines), f"{start}: {error.value}"
+        assert "another" not in str(error.value)
+    with pytest.raises(ManifestError, match="21 faults") as error:
+        validate(CutSet.from_cuts([*cuts.values(), cuts["twice"]]), TOKENIZER, **VALID)
+    assert len(str(error.value).splitlines()) == 1 + 20 + 1
+    assert str(error.value).endswith("... and 1 more")
+    with pytest.raises(ManifestError, match="no utterances"):
+        validate(CutSet.from_cuts([]), TOKENIZER, **VALID)
+
+
+def test_validate_counts_the_frames_of_the_fastest_speed(tmp_path: Path) -> None:
+    cuts = CutSet.from_cuts([make_cut("c", 1.0, write_audio(tmp_path / "c.wav", 1.0), text="ABCDEFGHIJKLMNOPQRSTUVWX")])
+    validate(cuts, TOKENIZER, **VALID)
+    with pytest.raises(ManifestError, match="has 22 encoder frames"):
+        validate(cuts, TOKENIZER, speeds=(0.9, 1.0, 1.1), **VALID)
+
+
+# Audio
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "kind"),
+    [
+        ("a.wav", 16_000, {}),
+        ("a.wav", 8000, {}),
+        ("a.flac", 44_100, {}),
+        ("a.opus", 16_000, {"format": "OGG", "subtype": "OPUS"}),
+        ("a.opus", 8000, {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+def test_audio_arrives_at_16_khz(tmp_path: Path, name: str, rate: int, kind: dict[str, str]) -> None:
+    file = write_audio(tmp_path / name, 1.5, rate=rate, **kind)
+    (cut,) = load_manifest(write_lines(tmp_path / "m.jsonl", {"audio": name, "text": "a"}))
+    waveform = load_waveform(cut)
+    assert waveform.dtype == torch.float32
+    assert waveform.shape == (24_000,)
+    torch.testing.assert_close(waveform, read_audio(file), atol=1e-3, rtol=0)  # what transcription hears
+    assert abs(torch.fft.rfft(waveform).abs().argmax().item() - 300) <= 1  # 200 Hz in 1.5 s
+
+
+def test_a_segment_is_cut_out(tmp_path: Path) -> None:
+    file = tmp_path / "ramp.wav"
+    soundfile.write(file, np.arange(16_000) / 16_000, 16_000, subtype="FLOAT")
+    cut = make_cut("c", 1.0, file).truncate(offset=0.25, duration=0.5)
+    torch.testing.assert_close(load_waveform(cut), torch.arange(4000, 12_000) / 16_000)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.5, 2.0), st.sampled_from([8000, 16_000, 22_050]))
+def test_speed_divides_length_and_multiplies_pitch(
+    tmp_path_factory: pytest.TempPathFactory, speed: float, rate: int
+) -> None:
+    file = write_audio(tmp_path_factory.mktemp("speed") / "a.wav", 1.0, rate=rate)
+    waveform = load_waveform(make_cut("c", 1.0, file, rate=rate), speed)
+    assert len(waveform) == pytest.approx(16_000 / speed, abs=3)
+    peak = torch.fft.rfft(waveform, n=160_000).abs().argmax().item() / 10
+    assert peak == pytest.approx(200 * speed, rel=0.01)
+
+
+def test_unreadable_audio_is_named(tmp_path: Path) -> None:
+    whole = write_audio(tmp_path / "half.flac", 2.0).read_bytes()
+    (tmp_path / "half.flac").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.wav").write_text("this is no audio")
+    soundfile.write(tmp_path / "nan.wav", np.full(32_000, np.nan), 16_000, subtype="FLOAT")
+    write_audio(tmp_path / "short.wav", 1.0)
+    write_audio(tmp_path / "stereo.wav", 2.0, channels=2)
+    cases = {
+        "half.flac": "flac",
+        "text.wav": "Format",
+        "nan.wav": "finite",
+        "short.wav": "number of declared samples",
+        "absent.wav": "Error",
+    }
+    for name, reason in (cases | {"stereo.wav": "2 channels"}).items():
+        with pytest.raises(AudioError) as error:
+            load_waveform(make_cut("the cut", 2.0, tmp_path / name))
+        assert str(error.value).startswith(f"the cut ({tmp_path / name}): ")
+        assert reason in str(error.value)
+
+
+def test_a_batch_is_padded_with_nothing(corpus: CutSet) -> None:
+    batch = SpeechDataset(TOKENIZER)[0, corpus]
+    assert batch.waveforms.dtype == torch.float32
+    assert batch.lengths.tolist() == [round(cut.duration * 16_000) for cut in corpus]
+    assert batch.waveforms.shape == (12, max(batch.lengths))
+    assert batch.ids == [cut.id for cut in corpus]
+    assert batch.texts == [cut.supervisions[0].text.upper() for cut in corpus]
+    assert batch.speakers == [f"speaker of {cut.id}" for cut in corpus]
+    for tensor in (batch.lengths, batch.targets, batch.target_lengths):
+        assert tensor.dtype == torch.int64
+    for i, cut in enumerate(corpus):
+        alone = SpeechDataset(TOKENIZER)[0, CutSet.from_cuts([cut])]
+        assert torch.equal(batch.waveforms[i, : batch.lengths[i]], alone.waveforms[0])
+        assert not batch.waveforms[i, batch.lengths[i] :].any()
+        assert TOKENIZER.decode(batch.targets[i, : batch.target_lengths[i]].tolist()) == batch.texts[i]
+        assert (batch.targets[i, batch.target_lengths[i] :] == BLANK).all()
+
+
+def test_targets_of_different_lengths_are_padded_with_the_blank(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "a.wav", 0.5)
+    texts = ["A", "BB C", ""]
+    batch = SpeechDataset(TOKENIZER)[0, CutSet.from_cuts(make_cut(f"{i}", 0.5, file, t) for i, t in enumerate(texts))]
+    assert batch.target_lengths.tolist() == [1, 4, 0]
+    assert batch.targets[0].tolist() == [*TOKENIZER.encode("A"), BLANK, BLANK, BLANK]
+
+
+def test_without_a_tokenizer_any_text_will_do(tmp_path: Path) -> None:
+    cuts = CutSet.from_cuts([make_cut("c", 0.5, write_audio(tmp_path / "a.wav", 0.5), text="route 66")])
+    batch = SpeechDataset(None)[0, cuts]
+    assert batch.texts == ["ROUTE 66"]
+    assert batch.targets.shape == (1, 0)
+    assert batch.target_lengths.tolist() == [0]
+
+
+def test_speeds_depend_on_seed_epoch_and_id_alone(corpus: CutSet) -> None:
+    speeds = (0.9, 1.0, 1.1)
+    dataset = SpeechDataset(TOKENIZER, seed=3, speeds=speeds)
+    forward, backward = dataset[1, corpus], dataset[1, CutSet.from_cuts(reversed(list(corpus)))]
+    assert forward.lengths.tolist() == backward.lengths.tolist()[::-1]
+    assert torch.equal(forward.waveforms, backward.waveforms.flip(0))
+    drawn = {(seed, epoch): [SpeechDataset(None, seed=seed, speeds=speeds).speed(epoch, f"{i}") for i in range(3000)]
+             for seed in (0, 1) for epoch in (0, 1)}  # fmt: skip
+    assert len({tuple(d) for d in drawn.values()}) == 4
+    assert all(abs(d.count(speed) - 1000) < 120 for d in drawn.values() for speed in speeds)
+
+
+# Order
+
+durations = st.lists(st.integers(1, 400), min_size=1, max_size=120).map(
+    lambda hundredths: CutSet.from_cuts(make_cut(f"c{i}", h / 100) for i, h in enumerate(hundredths))
+)
+
+
+def order(sampler: BatchSampler) -> list[list[str]]:
+    return [[cut.id for cut in cuts] for _, cuts in sampler]
+
+
+def longest(cuts: CutSet) -> float:
+    return max(cut.duration for cut in cuts)
+
+
+@settings(deadline=None)
+@given(durations, st.floats(0.5, 60.0), st.booleans(), st.integers(0, 5), st.integers(1, 4))
+def test_an_epoch_has_every_utterance(cuts: CutSet, budget: float, training: bool, epoch: int, world: int) -> None:
+    ranks = []
+    for rank in range(world):
+        sampler = BatchSampler(cuts, max_seconds=budget, training=training, rank=rank, world_size=world)
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert all(tag == epoch for tag, _ in batches)
+        assert all(len(batch) == 1 or len(batch) * longest(batch) <= budget for _, batch in batches)
+        assert len(batches) == len(sampler)
+        assert sampler.total_batches(7) == 7 * len(sampler)
+        ranks.append([[cut.id for cut in batch] for _, batch in batches])
+    seen = [cut_id for batches in ranks for batch in batches for cut_id in batch]
+    assert set(seen) == {cut.id for cut in cuts}
+    if training:
+        assert len({len(batches) for batches in ranks}) == 1
+    if not training or len(cuts) >= len(ranks[0]) * world:
+        assert len(seen) == len(cuts)  # each of them once
+    else:
+        assert all(len(batch) == 1 for batches in ranks for batch in batches)
+        assert len(seen) < len(cuts) + world
+
+
+@settings(deadline=None)
+@given(durations, st.randoms(use_true_random=False), st.integers(0, 9))
+def test_the_order_depends_on_seed_and_epoch_alone(cuts: CutSet, rng: random.Random, seed: int) -> None:
+    shuffled = list(cuts)
+    rng.shuffle(shuffled)
+    first = BatchSampler(cuts, max_seconds=10, training=True, seed=seed)
+    second = BatchSampler(CutSet.from_cuts(shuffled), max_seconds=10, training=True, seed=seed)
+    first.set_epoch(4)
+    first_of_4 = order(first)
+    second.set_epoch(4)
+    assert first_of_4 == order(first) == order(second)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    cuts = CutSet.from_cuts(make_cut(f"c{i}", 1 + i % 7 / 10) for i in range(200))
+    samplers = [BatchSampler(cuts, max_seconds=10, training=True, seed=seed) for seed in (0, 1)]
+    orders = []
+    for sampler in samplers:
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            orders.append(order(sampler))
+    batches = [{frozenset(batch) for batch in o} for o in orders]
+    for i in range(4):
+        for j in range(i):
+            assert len(batches[i] & batches[j]) < 3  # not only their order is another
+    evaluation = BatchSampler(cuts, max_seconds=10, training=False)
+    before = order(evaluation)
+    evaluation.set_epoch(1)
+    assert order(evaluation) == before
+
+
+@settings(deadline=None)
+@given(durations, st.integers(0, 3), st.integers(0, 30), st.integers(1, 3), st.data())
+def test_skipping_resumes_exactly(cuts: CutSet, epoch: int, n: int, world: int, data: st.DataObject) -> None:
+    options = {"max_seconds": 8.0, "training": True, "rank": data.draw(st.integers(0, world - 1)), "world_size": world}
+    uninterrupted, resumed = BatchSampler(cuts, **options), BatchSampler(cuts, **options)
+    uninterrupted.set_epoch(epoch)
+    resumed.skip(epoch, n)
+    expected = order(uninterrupted)
+    assert order(resumed) == expected[n:]
+    resumed.set_epoch(epoch)  # as Lightning does, after its first iterator
+    assert order(resumed) == expected[n:]
+    assert len(resumed) == len(expected)
+    resumed.set_epoch(epoch + 1)
+    uninterrupted.set_epoch(epoch + 1)
+    assert order(resumed) == order(uninterrupted)
+
+
+def test_ranks_step_through_similar_lengths() -> None:
+    rng = random.Random(0)
+    cuts = CutSet.from_cuts(make_cut(f"c{i}", rng.uniform(1, 15)) for i in range(2000))
+    ranks = [list(BatchSampler(cuts, max_seconds=100, training=True, rank=r, world_size=2)) for r in (0, 1)]
+    steps = [(longest(first), longest(second)) for (_, first), (_, second) in zip(*ranks, strict=True)]
+    assert np.mean([max(step) / min(step) for step in steps]) < 1.05
+
+
+def test_little_of_a_batch_is_padding() -> None:
+    rng = random.Random(0)
+    cuts = CutSet.from_cuts(make_cut(f"c{i}", rng.lognormvariate(1, 0.5)) for i in range(3000))
+    batches = [batch for _, batch in BatchSampler(cuts, max_seconds=100, training=True)]
+    padded = sum(len(batch) * longest(batch) for batch in batches)
+    audio = sum(cut.duration for cut in cuts)
+    assert audio / padded > 0.93
+    assert padded / (len(batches) * 100) > 0.93
+
+
+def test_limits_that_make_no_sense_are_refused() -> None:
+    cuts = CutSet.from_cuts([make_cut("c", 1.0)])
+    for options in ({"max_seconds": 0}, {"rank": 1}, {"rank": -1}, {"world_size": 0}):
+        with pytest.raises(ValueError, match="expected max_seconds"):
+            BatchSampler(cuts, **({"max_seconds": 10, "training": True} | options))
+    for bad in ([], [make_cut("c", 0.0)]):
+        with pytest.raises(ValueError, match="expected utterances"):
+            BatchSampler(CutSet.from_cuts(bad), max_seconds=10, training=True)
+    for speeds in ((), (0.0, 1.0)):
+        with pytest.raises(ValueError, match="speeds"):
+            make_loader(cuts, TOKENIZER, max_seconds=10, training=True, speeds=speeds)
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(first, second, strict=True))
+
+
+def test_workers_change_nothing(corpus: CutSet) -> None:
+    loaders = [
+        make_loader(corpus, TOKENIZER, max_seconds=4, training=True, seed=1, speeds=(0.9, 1.1), workers=workers)
+        for workers in (0, 2)
+    ]
+    for epoch, n_skipped in ((0, 0), (1, 0), (2, 2)):
+        here, there = [], []
+        for loader, batches in zip(loaders, (here, there), strict=True):
+            assert isinstance(loader.sampler, BatchSampler)
+            loader.sampler.skip(epoch, n_skipped)
+            batches.extend(loader)
+        assert len(here) == len(there) == len(loaders[0]) - n_skipped > 2
+        assert all(map(same, here, there))
+        for batch in here:  # the budget holds at the slowest speed
+            assert batch.waveforms.numel() <= 4 * 16_000 + len(batch.ids)
+
+
+def test_an_evaluation_is_at_the_speed_of_the_files(corpus: CutSet) -> None:
+    loader = make_loader(corpus, TOKENIZER, max_seconds=4, training=False, speeds=(0.5,))
+    lengths = {cut_id: n for batch in loader for cut_id, n in zip(batch.ids, batch.lengths.tolist(), strict=True)}
+    assert lengths == {cut.id: round(cut.duration * 16_000) for cut in corpus}
+
+
+def test_a_worker_names_the_file_it_cannot_read(tmp_path: Path, corpus: CutSet) -> None:
+    shutil.copy(tmp_path / "0.wav", tmp_path / "kept.wav")
+    (tmp_path / "0.wav").write_text("overwritten after validation")
+    with pytest.raises(AudioError, match=r"u0 \(.*0\.wav\): cannot be read"):
+        list(make_loader(corpus, TOKENIZER, max_seconds=4, training=True, workers=1))
