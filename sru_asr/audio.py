@@ -28,8 +28,9 @@ _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+)
 # A program that writes to a pipe does not know the size and states 0x7FFFF000 (sox) or 0xFFFFFFFF (ffmpeg).
 _PLACEHOLDER_BYTES = 0x7FFF0000
 
-# Without a Xing header the length of an MP3 is an estimate, too long by up to two frames at a constant bit rate.
-_MP3_SLACK_SAMPLES = 2 * 1152
+# Without a Xing header the length of an MP3 is an estimate from its size, in which an ID3 tag may count as audio: up to
+# four frames at the lowest bit rate.
+_MP3_SLACK_SAMPLES = 4 * 1152
 
 
 class AudioError(ValueError):
@@ -39,8 +40,8 @@ class AudioError(ValueError):
 class _Decoder(soundfile.SoundFile):
     """Reads front to back only.
 
-    soundfile seeks after each read of a file that can seek. libsndfile 1.2.2 then returns wrong samples from Ogg Opus
-    and fails at the end of a FLAC of unknown length; and seeking takes time.
+    soundfile seeks after each read of a file that can seek. libsndfile 1.2.2 then returns noise for the last samples of
+    some Ogg Opus files and fails at the end of a FLAC of unknown length; and seeking takes time.
     """
 
     def seekable(self) -> bool:

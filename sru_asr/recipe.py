@@ -312,5 +312,3 @@ def run(main: Callable[[], object]) -> None:
             if os.environ.get("SRU_ASR_DEBUG"):
                 raise
             sys.exit(f"error: {error}")
-
-

@@ -50,11 +50,11 @@ def cut(path, share=0.5):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """A stereo file of 2.3 s in each format at each rate that it can have."""
+    """A stereo file of 1.3 s in each format at each rate that it can have."""
     folder = tmp_path_factory.mktemp("library")
     paths = {}
     for rate in RATES:
-        samples = tone(2.3, rate, channels=2)
+        samples = tone(1.3, rate, channels=2)
         for suffix, kwargs in FORMATS.items():
             if (suffix, rate) != ("opus", 44_100):
                 paths[suffix, rate] = write(folder / f"{rate}.{suffix}", samples, rate, **kwargs)
@@ -70,11 +70,11 @@ def test_read_gives_the_mean_of_the_channels_at_16_khz(library, case):
     waveform = read(library[case])
     assert waveform.dtype == torch.float32
     assert waveform.dim() == 1
-    assert abs(len(waveform) - 2.3 * SAMPLE_RATE) <= 1
-    assert duration_seconds(library[case]) == pytest.approx(2.3, abs=1e-4)
+    assert abs(len(waveform) - 1.3 * SAMPLE_RATE) <= 1
+    assert duration_seconds(library[case]) == pytest.approx(1.3, abs=1e-4)
 
     # The same sound computed at 16 kHz, without the file, the codec and the resampler.
-    expected = torch.from_numpy(tone(2.3, SAMPLE_RATE, channels=2)).mean(dim=1)[: len(waveform)]
+    expected = torch.from_numpy(tone(1.3, SAMPLE_RATE, channels=2)).mean(dim=1)[: len(waveform)]
     inside = slice(800, -800)  # the edges ring
     error = (waveform[: len(expected)] - expected)[inside].square().mean().sqrt()
     assert error < (0.012 if suffix in ("wav", "flac") else 0.04)
@@ -93,8 +93,8 @@ def test_blocks_are_what_read_reads(library, case, seconds):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_file_of_several_pieces_is_read_as_libsndfile_reads_it_at_once(tmp_path, suffix):
-    """Longer than one piece: Ogg Opus, read in pieces through soundfile itself, comes out wrong."""
-    path = write(tmp_path / f"long.{suffix}", tone(25, 16_000), **FORMATS[suffix])
+    # After ten seconds libsndfile 1.2.2, read through soundfile itself, returns noise for the rest of this Opus file.
+    path = write(tmp_path / f"long.{suffix}", tone(10.00125, 16_000), **FORMATS[suffix])
     whole, _ = soundfile.read(path, dtype="float32")
     # MP3 is decoded to floats whose last bit depends on how much is asked for at a time.
     torch.testing.assert_close(read(path), torch.from_numpy(whole), rtol=0, atol=1e-6 if suffix == "mp3" else 0)
@@ -231,14 +231,14 @@ def test_the_content_counts_and_not_the_name(tmp_path):
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 def test_what_is_cut_short(tmp_path, suffix, share):
-    path = cut(write(tmp_path / f"a.{suffix}", tone(25, 16_000)), share)
+    path = cut(write(tmp_path / f"a.{suffix}", tone(12, 16_000)), share)
     refused(path, "expected (.* of audio, which the header promises; found .*cut short|audio that is whole; found)")
 
 
 def test_a_cut_ogg_is_shorter(tmp_path):
     """Ogg states no length, and recordings that end in a crash are worth having."""
-    path = cut(write(tmp_path / "a.opus", tone(25, 16_000), **FORMATS["opus"]))
-    assert 8 < len(read(path)) / SAMPLE_RATE < 15
+    path = cut(write(tmp_path / "a.opus", tone(12, 16_000), **FORMATS["opus"]))
+    assert 3 < len(read(path)) / SAMPLE_RATE < 8
 
 
 def test_blocks_come_before_the_fault(tmp_path):
@@ -286,6 +286,17 @@ def test_an_mp3_of_variable_rate_without_a_length_is_not_taken_for_a_shorter_one
     header = content.index(b"Xing")
     path.write_bytes(content[:header] + b"gniX" + content[header + 4 :])
     refused(path, r"an MP3 with a length in its header; found a wrong estimate that leaves \d+ of \d+ bytes unread")
+
+
+def test_an_mp3_of_constant_rate_needs_no_length(tmp_path):
+    """Nor is it taken for cut short because libsndfile counts the tag at its end as audio."""
+    path = write(tmp_path / "a.mp3", tone(2, 16_000), bitrate_mode="CONSTANT", compression_level=0.9)
+    content = path.read_bytes()
+    assert b"Info" not in content  # there is no room for it at the lowest rate
+    path.write_bytes(content + b"TAG" + bytes(125))
+    with soundfile.SoundFile(path) as file:
+        promised = file.frames
+    assert 2 * 16_000 < len(read(path)) < promised
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -26,7 +26,7 @@ TOKENIZERS = {
 transcripts = st.lists(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8), max_size=6).map(" ".join)
 # What normalisation changes, what it changes into something else again, and anything.
 awkward = st.one_of(
-    st.sampled_from("aZ \t\u00a0-_'\u2019\u00b4`.,\u2026\u00df\u0149\ufb01\u0345\u0301\u00ad"),
+    st.sampled_from("aZ \t\u00a0-_'\u2019\u00b4`.,\u2026\u00df\u0149\u0390\ufb01\u0345\u0301\u00ad"),
     st.characters(codec="utf-8"),
 )
 
@@ -43,6 +43,9 @@ awkward = st.one_of(
         ("co\u00adoperate", "COOPERATE"),
         ("caf\u0065\u0301", "CAF\u00c9"),
         ("50% & 3\u20ac, \u4f60", "50% & 3\u20ac \u4f60"),
+        ("\uff28\uff45\uff49\uff01 \uff1f", "HEI"),
+        ("\u0149", "'N"),
+        ("\u0390", "\u03aa\u0301"),
         ("", ""),
         (" -...- ", ""),
     ],
@@ -121,6 +124,8 @@ def test_training_says_which_sizes_are_possible(model_type):
         SentencePieceTokenizer.train(CORPUS, 5000, model_type=model_type)
     largest = int(str(error.value).split("at most ")[1].split()[0])
     assert SentencePieceTokenizer.train(CORPUS, largest, model_type=model_type).vocab_size == largest
+    with pytest.raises(TokenizerError, match=f"at most {largest} for"):
+        SentencePieceTokenizer.train(CORPUS, largest + 1, model_type=model_type)
     with pytest.raises(TokenizerError, match=r"at least (\d+), for all characters, found 5;"):
         SentencePieceTokenizer.train(CORPUS, 5, model_type=model_type)
 

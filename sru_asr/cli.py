@@ -1,0 +1,228 @@
+"""The `sru-asr` command. What a subcommand needs is imported when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sru_asr import __version__
+
+if TYPE_CHECKING:
+    from sru_asr.model import Recognizer
+
+OK, SOME_FAILED, UNUSABLE = 0, 1, 2
+T = TypeVar("T")
+
+
+class CommandError(Exception):
+    """What was asked for cannot be done at all; the message is for the user."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 if all went well, 1 if some files could not be processed, 2 if nothing could be.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except CommandError as error:
+        print(f"sru-asr: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sru-asr", description="Speech recognition on Simple Recurrent Units.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"sru-asr {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    transcribe = _command(
+        commands,
+        "transcribe",
+        _transcribe,
+        "print what is said in audio files",
+        "example: sru-asr transcribe --model runs/alphanum a.wav b.flac\n"
+        "example: sru-asr transcribe --model runs/alphanum --format json *.mp3 > transcripts.jsonl",
+    )
+    _add_model(transcribe)
+    transcribe.add_argument(
+        "--format",
+        choices=("txt", "json"),
+        default="txt",
+        help="txt: one line per file, its name first if there are several; json: one object per line (default: txt)",
+    )
+    transcribe.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, MP3, Ogg, Opus, ... of any rate")
+
+    evaluate = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure word and character error rate on a manifest",
+        "A manifest is a Lhotse cut manifest, or JSON lines with `audio`, `text` and optionally `speaker` and `id`;\n"
+        "audio paths are relative to the manifest.\n"
+        "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json",
+    )
+    _add_model(evaluate)
+    evaluate.add_argument("--manifest", required=True, type=Path, metavar="FILE")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write everything there; wer and cer are fractions")
+    evaluate.add_argument(
+        "--alignments",
+        choices=("none", "errors", "all"),
+        default="none",
+        help="print how reference and hypothesis align, for no, all, or the wrong utterances (default: none)",
+    )
+    evaluate.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
+
+    info = _command(
+        commands, "info", _info, "print versions, and which kernels run and why", "example: sru-asr info"
+    )
+    info.add_argument("--format", choices=("txt", "json"), default="txt")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="PATH", help="a model.safetensors, or the output folder of a recipe that holds one"
+    )
+
+
+def _load(path: str | None) -> Recognizer:
+    if path is None:
+        raise CommandError(
+            "no --model given, and none is shipped yet: train one with "
+            "`python recipes/alphanum/train.py` and give its output folder, --model runs/alphanum"
+        )
+    from sru_asr.ops.build import BuildError
+
+    try:
+        from sru_asr.model import CheckpointError, load_model
+    except BuildError as error:
+        raise CommandError(str(error)) from error
+    try:
+        return load_model(path)
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
+
+
+def _progress(items: Iterable[T], total: int) -> Iterable[T]:
+    """A progress bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, total=total, description="", console=Console(stderr=True), transient=True)
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    model = _load(args.model)
+    from sru_asr.audio import AudioError
+
+    status = OK
+    for path in args.audio:
+        try:
+            transcript = model.transcribe(path)
+        except AudioError as error:
+            status = SOME_FAILED if len(args.audio) > 1 else UNUSABLE
+            print(f"sru-asr: {error}", file=sys.stderr)
+            if args.format == "json":
+                print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
+            continue
+        if args.format == "json":
+            print(json.dumps({"audio": path, **asdict(transcript)}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}\t{transcript}" if len(args.audio) > 1 else transcript, flush=True)
+    return status
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    if args.json is not None and not args.json.parent.is_dir():
+        raise CommandError(f"--json: there is no folder {args.json.parent}")
+    model = _load(args.model)
+    from sru_asr.evaluation import evaluate
+    from sru_asr.manifest import ManifestError, read_manifest
+    from sru_asr.metrics import align_words
+
+    try:
+        cuts, faults = read_manifest(args.manifest)
+    except ManifestError as error:
+        raise CommandError(str(error)) from error
+    evaluation = evaluate(model, cuts, progress=_progress)
+    evaluation.faults[:0] = faults
+    for fault in evaluation.faults:
+        print(f"sru-asr: {fault}", file=sys.stderr)
+    for result in evaluation.results:
+        if args.alignments == "all" or (args.alignments == "errors" and result.words.errors):
+            print(f"{result.id}  {result.words.errors} of {result.words.reference} words wrong")
+            print(align_words(result.reference, result.hypothesis) + "\n")
+    if args.speakers:
+        for speaker, counts in sorted(evaluation.speakers.items(), key=lambda item: -item[1].rate):
+            print(f"{speaker or '(no speaker)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
+    if not evaluation.results:
+        raise CommandError(f"{args.manifest}: no utterance could be evaluated")
+    print(evaluation.summary())
+    if args.json is not None:
+        args.json.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return SOME_FAILED if evaluation.faults else OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    from sru_asr.ops.build import BuildError, library
+
+    facts: dict[str, Any] = {"sru_asr": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for package in ("torch", "torchaudio", "pytorch-lightning", "lhotse", "jiwer", "ninja"):
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    facts["threads"] = torch.get_num_threads()
+    facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    try:
+        facts["library"] = str(library())
+        from sru_asr.ops import kernel_name, kernel_reason
+
+        facts["kernels"] = kernel_name()
+        facts["because"] = kernel_reason()
+        status = OK
+    except (BuildError, RuntimeError) as error:
+        facts["kernels"] = f"unusable: {error}"
+        status = UNUSABLE
+    if args.format == "json":
+        print(json.dumps(facts, indent=1))
+    else:
+        width = max(map(len, facts))
+        print("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
