@@ -147,7 +147,8 @@ void for_each_task(const Problem& problem, Body body) {
   const int64_t work = problem.frames * (problem.hidden < width ? problem.hidden : width);
   const int64_t grain = 1 + 16384 / (work + 1);
   torch::stable::parallel_for(0, rows * splits, grain, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<void, void (*)(void*)> scratch(std::malloc(kScratchRows * width * sizeof(double)), std::free);
+    const size_t bytes = kScratchRows * width * sizeof(double);  // a multiple of a cache line, as width is of kColumnBlock
+    const std::unique_ptr<void, void (*)(void*)> scratch(std::aligned_alloc(64, bytes), std::free);
     STD_TORCH_CHECK(scratch, "sru_asr::recurrence: out of memory");
     for (int64_t task = begin; task < end; ++task) {
       const int64_t row = task / splits, first = task % splits * width;
@@ -193,20 +194,22 @@ void sum_weights(const Tensor& parts, const Problem& problem, Tensor& grad_weigh
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward_cpu(
-    Tensor grad_h, Tensor grad_final, Tensor u, MaybeTensor x, Tensor weight_c, Tensor bias, MaybeTensor initial_state,
-    MaybeTensor lengths, double alpha, int64_t chunk, int64_t lookahead, Tensor states) {
+    MaybeTensor grad_h, MaybeTensor grad_final, Tensor u, MaybeTensor x, Tensor weight_c, Tensor bias,
+    MaybeTensor initial_state, MaybeTensor lengths, double alpha, int64_t chunk, int64_t lookahead, Tensor states) {
   Arguments arguments{u, x, weight_c, bias, initial_state, lengths, alpha, chunk, lookahead};
   Backward problem;
   static_cast<Problem&>(problem) = arguments.checked();
   check_lengths(problem);
   const ScalarType dtype = u.scalar_type(), real = accumulator(dtype);
   const int64_t batch = problem.batch, frames = problem.frames, directions = problem.directions, hidden = problem.hidden;
-  check(grad_h, "grad_h", "(batch, frames, directions, hidden)", {batch, frames, directions, hidden}, dtype, u);
-  check(grad_final, "grad_final", "(batch, directions, hidden)", {batch, directions, hidden}, real, u);
+  if (grad_h)
+    check(*grad_h, "grad_h", "(batch, frames, directions, hidden)", {batch, frames, directions, hidden}, dtype, u);
+  if (grad_final)
+    check(*grad_final, "grad_final", "(batch, directions, hidden)", {batch, directions, hidden}, real, u);
   check(states, "states (kept by a forward pass with keep_states)", "(batch, frames, directions, hidden)",
         {batch, frames, directions, hidden}, real, u);
   grad_h = dense(grad_h);
-  grad_final = torch::stable::contiguous(grad_final);
+  grad_final = contiguous(grad_final);
   states = torch::stable::contiguous(states);
   Tensor grad_u = torch::stable::new_empty(u, {batch, frames, directions, problem.parts, hidden}, dtype);
   Tensor grad_x = torch::stable::new_empty(u, {x ? batch : 0, frames, directions, hidden}, dtype);
@@ -216,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward_cpu(
   Tensor grad_weights = torch::stable::new_empty(u, {batch, directions, 4, hidden}, real);
   problem.states = states.data_ptr();
   problem.grad_h = strided(grad_h);
-  problem.grad_final = grad_final.data_ptr();
+  problem.grad_final = pointer(grad_final);
   problem.grad_u = strided(grad_u);
   problem.grad_x = x ? strided(grad_x) : Strided();
   problem.grad_initial = grad_initial.data_ptr();
@@ -245,7 +248,7 @@ STABLE_TORCH_LIBRARY(sru_asr, m) {
       "recurrence(Tensor u, Tensor? x, Tensor weight_c, Tensor bias, Tensor? initial_state, Tensor? lengths, float alpha, "
       "int chunk, int lookahead, bool keep_states) -> (Tensor h, Tensor final_state, Tensor states)");
   m.def(
-      "recurrence_backward(Tensor grad_h, Tensor grad_final, Tensor u, Tensor? x, Tensor weight_c, Tensor bias, "
+      "recurrence_backward(Tensor? grad_h, Tensor? grad_final, Tensor u, Tensor? x, Tensor weight_c, Tensor bias, "
       "Tensor? initial_state, Tensor? lengths, float alpha, int chunk, int lookahead, Tensor states) -> "
       "(Tensor grad_u, Tensor grad_x, Tensor grad_weight_c, Tensor grad_bias, Tensor grad_initial_state)");
   m.def("kernel_name() -> str");

@@ -4,6 +4,9 @@
 
 #include <cmath>
 #include <cstdint>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "variant.h"
 
@@ -62,23 +65,22 @@ struct Lane<bfloat16, N> {
   }
 };
 
-// exp for |x| <= 40, the range gates() asks for: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (the coefficients are
-// those of the Taylor series up to x^6, whose truncation error there is below 1.2e-7 relative).
+// exp for |x| <= 40, the range gates() asks for, as 2^n 2^r with n an integer and |r| <= 1/2. Of the polynomials of its
+// degree that are exact at 0, this one has the least relative error: 9.2e-8.
 template <class Floats, int N = sizeof(Floats) / sizeof(float)>
 SRU_ASR_INLINE Floats exponential_float32(Floats x) {
   using Bits = Vector<uint32_t, N>;
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low mantissa bits
-  const Floats shifted = x * 1.44269504f + magic;
-  const Floats n = shifted - magic;
-  const Floats r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-  Floats p = r * (1.0f / 720) + (1.0f / 120);
-  p = p * r + (1.0f / 24);
-  p = p * r + (1.0f / 6);
-  p = p * r + 0.5f;
+  const float log2_e = 1.44269504f;
+  // Adding 1.5 * 2^23 rounds to an integer kept in the low bits of the mantissa; 127 is the bias of a float's exponent.
+  const float magic = 12582912.0f + 127;
+  const Floats shifted = x * log2_e + magic;
+  const Floats r = x * log2_e - (shifted - magic);
+  Floats p = r * 0.0013264727f + 0.009671513f;
+  p = p * r + 0.055507336f;
+  p = p * r + 0.24022242f;
+  p = p * r + 0.693147f;
   p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const Bits scale = (bit_cast<Bits>(shifted) << 23) + 0x3f800000u;
-  return p * bit_cast<Floats>(scale);
+  return p * bit_cast<Floats>(bit_cast<Bits>(shifted) << 23);
 }
 
 template <class V>
@@ -89,15 +91,35 @@ SRU_ASR_INLINE V exponential(V x) {
   return x;
 }
 
+// x within [-40, 40]; NaN stays NaN: the instructions return their second operand where either is one. They are named
+// because gcc makes a comparison and a blend of the plain expression (and of AVX-512's plain name a warning).
+#if defined(__AVX512F__)
+#define SRU_ASR_SIMD(operation, a, b) _mm512_maskz_##operation(-1, a, b)
+#elif defined(__AVX__)
+#define SRU_ASR_SIMD(operation, a, b) _mm256_##operation(a, b)
+#elif defined(__SSE2__)
+#define SRU_ASR_SIMD(operation, a, b) _mm_##operation(a, b)
+#endif
+template <class V>
+SRU_ASR_INLINE V clamp(V x) {
+  const V zero{}, low = zero - 40, high = zero + 40;
+#if defined(SRU_ASR_SIMD)
+  if constexpr (sizeof(x[0]) == sizeof(float))
+    return SRU_ASR_SIMD(min_ps, high, SRU_ASR_SIMD(max_ps, low, x));
+  else
+    return SRU_ASR_SIMD(min_pd, high, SRU_ASR_SIMD(max_pd, low, x));
+#else
+  x = (x < low) ? low : x;
+  return (x > high) ? high : x;
+#endif
+}
+
 // Both gates for one division: sigmoid(a) = (1 + e^-b) / ((1 + e^-a)(1 + e^-b)). The clamp keeps the product finite and
-// changes a gate by less than 5e-18; a comparison with NaN is false, so NaN passes through.
+// changes a gate by less than 5e-18.
 template <class V>
 SRU_ASR_INLINE void gates(V a, V b, V& f, V& r) {
-  const V low = V{} - 40, high = V{} + 40;
-  a = (a < low) ? low : a;
-  a = (a > high) ? high : a;
-  b = (b < low) ? low : b;
-  b = (b > high) ? high : b;
+  a = clamp(a);
+  b = clamp(b);
   const V one_plus_a = exponential(-a) + 1;
   const V one_plus_b = exponential(-b) + 1;
   const V inverse = 1 / (one_plus_a * one_plus_b);

@@ -3,6 +3,7 @@
 
 #ifndef SRU_ASR_INLINE
 #define SRU_ASR_INLINE inline __attribute__((always_inline))
+#define SRU_ASR_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
 // Everything a translation unit compiles with its own instruction set lives in a namespace of its own. Without it the

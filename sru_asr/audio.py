@@ -28,9 +28,8 @@ _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+)
 # A program that writes to a pipe does not know the size and states 0x7FFFF000 (sox) or 0xFFFFFFFF (ffmpeg).
 _PLACEHOLDER_BYTES = 0x7FFF0000
 
-# Without a Xing header the length of an MP3 is an estimate from its size, in which an ID3 tag may count as audio: up to
-# four frames at the lowest bit rate.
-_MP3_SLACK_SAMPLES = 4 * 1152
+# Some encoders count the frame that holds the length of an MP3 as one of audio.
+_MP3_SLACK_SAMPLES = 1152
 
 
 class AudioError(ValueError):
@@ -62,7 +61,8 @@ def read(path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> torch.
         AudioError: There is no such file, it is no audio that libsndfile reads, it holds no samples or one that is not
             a finite number, or it ends before the length that it states. Ogg states none: a cut one is just shorter.
     """
-    return torch.cat(list(_pieces(Path(path), sample_rate)))
+    # numpy's concatenation: torch's starts its threads for that, which costs milliseconds where they are contended.
+    return torch.from_numpy(np.concatenate(list(_pieces(Path(path), sample_rate))))
 
 
 def blocks(path: str | os.PathLike[str], seconds: float, sample_rate: int = SAMPLE_RATE) -> Iterator[torch.Tensor]:
@@ -83,29 +83,30 @@ def blocks(path: str | os.PathLike[str], seconds: float, sample_rate: int = SAMP
     if not 0 < seconds < math.inf:
         raise ValueError(f"blocks: expected a positive number of seconds, found {seconds}; pass for example 30.0")
     size = max(1, round(seconds * sample_rate))
-    held: list[torch.Tensor] = []
+    held: list[np.ndarray] = []
     n_held = 0
     for piece in _pieces(Path(path), sample_rate):
         while n_held + len(piece) >= size:
             head, piece = piece[: size - n_held], piece[size - n_held :]
-            yield torch.cat([*held, head])
+            yield torch.from_numpy(np.concatenate([*held, head]))
             held, n_held = [], 0
         held.append(piece)
         n_held += len(piece)
     if n_held:
-        yield torch.cat(held)
+        yield torch.from_numpy(np.concatenate(held))
 
 
 def duration_seconds(path: str | os.PathLike[str]) -> float:
-    """The length of an audio file in seconds, as its header states it; it is decoded only where the header does not.
+    """The length of an audio file in seconds, as its header states it; it is decoded only where that says nothing.
 
     Raises:
         AudioError: As `read` does, for the faults that show without decoding.
     """
     path = Path(path)
     with _opened(path) as decoder:
-        known = decoder.frames < _UNKNOWN_FRAMES
-        n_samples = decoder.frames if known else sum(len(samples) for samples in _mono(path, decoder))
+        n_samples = _stated_samples(path, decoder)
+        if n_samples is None:
+            n_samples = sum(len(samples) for samples in _mono(path, decoder))
         return n_samples / decoder.samplerate
 
 
@@ -133,18 +134,18 @@ def resample(waveform: torch.Tensor, source_rate: int, target_rate: int) -> torc
     return torch.from_numpy(soxr.resample(waveform.detach().numpy(), source_rate, target_rate))
 
 
-def _pieces(path: Path, sample_rate: int) -> Iterator[torch.Tensor]:
-    """The file's samples, resampled, in pieces of any length."""
+def _pieces(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
+    """The file's samples, resampled, float32, in pieces of any length."""
     if sample_rate <= 0:
         raise ValueError(f"expected a positive sample_rate in Hz, found {sample_rate}; the default is {SAMPLE_RATE}")
     with _opened(path) as decoder:
         stream = soxr.ResampleStream(decoder.samplerate, sample_rate, 1, dtype="float32")
         n_samples = 0
         for samples in _mono(path, decoder):
-            piece = torch.from_numpy(stream.resample_chunk(samples))
+            piece = stream.resample_chunk(samples)
             n_samples += len(piece)
             yield piece
-        rest = torch.from_numpy(stream.resample_chunk(np.empty(0, np.float32), last=True))
+        rest = stream.resample_chunk(np.empty(0, np.float32), last=True)
         if n_samples + len(rest) == 0:
             raise _error(path, f"at least one sample at {sample_rate} Hz", "less audio than that", "leave the file out")
         yield rest
@@ -203,22 +204,39 @@ def _opened(path: Path) -> Iterator[_Decoder]:
             yield decoder
 
 
+def _stated_samples(path: Path, decoder: _Decoder) -> int | None:
+    """The number of samples by the header; None where the header says nothing and libsndfile at best guesses."""
+    if decoder.frames >= _UNKNOWN_FRAMES or (decoder.format == "MP3" and not _mp3_states_length(path)):
+        return None
+    return decoder.frames
+
+
+def _mp3_states_length(path: Path) -> bool:
+    """Whether an MP3 begins with the frame in which encoders since LAME say how many frames follow."""
+    with path.open("rb") as file:
+        tag = file.read(10)
+        # An ID3 tag may come first; its size is in seven bits of each of four bytes.
+        file.seek(10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(tag[6:])) if tag[:3] == b"ID3" else 0)
+        frame = file.read(64)
+    return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
+
+
 def _check_complete(path: Path, decoder: _Decoder, n_decoded: int) -> None:
-    """Compares what was decoded with what the header stated, and for MP3 also with the size of the file."""
-    if decoder.frames >= _UNKNOWN_FRAMES:
-        return
+    """Compares what was decoded with what the header states, or else, for MP3, with the size of the file."""
     rate = decoder.samplerate
     is_mp3 = decoder.format == "MP3"
-    if n_decoded + (_MP3_SLACK_SAMPLES if is_mp3 else 0) < decoder.frames:
-        raise _cut_short(path, f"{decoder.frames / rate:.2f} s", f"{n_decoded / rate:.2f} s")
-    if is_mp3:
-        # Where the estimated length of a variable-rate MP3 is too low, libsndfile stops there and reports success.
+    n_stated = _stated_samples(path, decoder)
+    if n_stated is not None:
+        if n_decoded + (_MP3_SLACK_SAMPLES if is_mp3 else 0) < n_stated:
+            raise _cut_short(path, f"{n_stated / rate:.2f} s", f"{n_decoded / rate:.2f} s")
+    elif is_mp3:
+        # libsndfile takes the first frame's bit rate for that of all, and stops where the file should then end.
         descriptor = decoder.name
         n_bytes = os.fstat(descriptor).st_size
         n_unread = n_bytes - os.lseek(descriptor, 0, os.SEEK_CUR)
         if n_unread > 1024 + n_bytes // 10:
-            found = f"a wrong estimate that leaves {n_unread} of {n_bytes} bytes unread"
-            raise _error(path, "an MP3 with a length in its header", found, f"convert it: {_ffmpeg(path)}")
+            found = f"none, and {n_unread} of {n_bytes} bytes left unread by a wrong guess"
+            raise _error(path, "an MP3 with its length in its header", found, f"convert it: {_ffmpeg(path)}")
 
 
 def _cut_short(path: Path, promised: str, present: str) -> AudioError:

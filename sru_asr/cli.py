@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -27,18 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 if all went well, 1 if some files could not be processed, 2 if nothing could be.
+        The exit status: 0 if all went well, 1 if some files could not be processed, 2 if nothing could be, 130 after
+        Ctrl-C.
     """
     args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except CommandError as error:
         print(f"sru-asr: {error}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read our output has seen enough; what Python flushes when it ends goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
 
 
@@ -47,13 +54,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="sru-asr", description="Speech recognition on Simple Recurrent Units.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"sru-asr {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     transcribe = _command(
         commands,
         "transcribe",
         _transcribe,
         "print what is said in audio files",
+        "Files that cannot be read are named on standard error, the others are transcribed.\n"
+        "exit status: 0 all files transcribed, 1 some, 2 none\n"
         "example: sru-asr transcribe --model runs/alphanum a.wav b.flac\n"
         "example: sru-asr transcribe --model runs/alphanum --format json *.mp3 > transcripts.jsonl",
     )
@@ -62,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=("txt", "json"),
         default="txt",
-        help="txt: one line per file, its name first if there are several; json: one object per line (default: txt)",
+        help="txt: one line per file, its name and a tab first if there are several; json: an object per line, "
+        "with the time of each token, or with `error` instead (default: txt)",
     )
     transcribe.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, MP3, Ogg, Opus, ... of any rate")
 
@@ -71,25 +81,29 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         _evaluate,
         "measure word and character error rate on a manifest",
-        "A manifest is a Lhotse cut manifest, or JSON lines with `audio`, `text` and optionally `speaker` and `id`;\n"
-        "audio paths are relative to the manifest.\n"
+        "A manifest is a .jsonl or .jsonl.gz file: Lhotse cuts, or objects with `audio` (relative to the manifest),\n"
+        "`text` and optionally `speaker` and `id`. Entries that cannot be used are named on standard error.\n"
+        "exit status: 0 all entries evaluated, 1 some, 2 none\n"
         "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json",
     )
     _add_model(evaluate)
-    evaluate.add_argument("--manifest", required=True, type=Path, metavar="FILE")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write everything there; wer and cer are fractions")
+    evaluate.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="audio files and what they say")
+    evaluate.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write counts, transcripts and faults there; wer and cer are fractions",
+    )
     evaluate.add_argument(
         "--alignments",
         choices=("none", "errors", "all"),
         default="none",
-        help="print how reference and hypothesis align, for no, all, or the wrong utterances (default: none)",
+        help="print how reference and hypothesis align: of no utterance, of those with errors, or of all (default: none)",
     )
     evaluate.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
 
-    info = _command(
-        commands, "info", _info, "print versions, and which kernels run and why", "example: sru-asr info"
-    )
-    info.add_argument("--format", choices=("txt", "json"), default="txt")
+    info = _command(commands, "info", _info, "print versions, and which kernels run and why", "example: sru-asr info")
+    info.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
     return parser
 
 
@@ -135,19 +149,20 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, total=total, description="", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return track(items, total=total, description="", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
     model = _load(args.model)
     from sru_asr.audio import AudioError
 
-    status = OK
+    n_failed = 0
     for path in args.audio:
         try:
             transcript = model.transcribe(path)
         except AudioError as error:
-            status = SOME_FAILED if len(args.audio) > 1 else UNUSABLE
+            n_failed += 1
             print(f"sru-asr: {error}", file=sys.stderr)
             if args.format == "json":
                 print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
@@ -156,12 +171,16 @@ def _transcribe(args: argparse.Namespace) -> int:
             print(json.dumps({"audio": path, **asdict(transcript)}, ensure_ascii=False), flush=True)
         else:
             print(f"{path}\t{transcript}" if len(args.audio) > 1 else transcript, flush=True)
-    return status
+    if n_failed == len(args.audio):
+        return UNUSABLE
+    return SOME_FAILED if n_failed else OK
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.parent.is_dir():
-        raise CommandError(f"--json: there is no folder {args.json.parent}")
+        raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
+    if args.json is not None and args.json.is_dir():
+        raise CommandError(f"--json: {args.json} is a folder, expected the name of a file to write")
     model = _load(args.model)
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import ManifestError, read_manifest
@@ -186,7 +205,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise CommandError(f"{args.manifest}: no utterance could be evaluated")
     print(evaluation.summary())
     if args.json is not None:
-        args.json.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        try:
+            args.json.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"--json: {args.json} cannot be written: {error.strerror}") from error
     return SOME_FAILED if evaluation.faults else OK
 
 

@@ -34,12 +34,27 @@ def greedy(log_probs: Tensor, lengths: Tensor) -> list[Path]:
     Returns:
         One path per utterance.
     """
-    best, ids = log_probs.max(-1)
+    scores, ids = log_probs.max(-1)
+    return collapse(scores, ids, lengths)
+
+
+def collapse(scores: Tensor, ids: Tensor, lengths: Tensor) -> list[Path]:
+    """Merge the repeats and drop the blanks of one token per frame.
+
+    Args:
+        scores: (batch, frames), natural log of each token's probability.
+        ids: (batch, frames) int64, tokens, the blank among them.
+        lengths: (batch,) int64, frames.
+
+    Returns:
+        One path per utterance.
+    """
     changed = torch.ones_like(ids, dtype=torch.bool)
     changed[:, 1:] = ids[:, 1:] != ids[:, :-1]
     keep = changed & (ids != BLANK)
     paths = []
-    for row_ids, row_keep, row_best, length in zip(ids.cpu(), keep.cpu(), best.cpu(), lengths.tolist(), strict=True):
+    rows = zip(scores.cpu(), ids.cpu(), keep.cpu(), lengths.tolist(), strict=True)
+    for row_scores, row_ids, row_keep, length in rows:
         frames = row_keep[:length].nonzero().flatten()
-        paths.append(Path(row_ids[frames].tolist(), frames.tolist(), float(row_best[:length].sum())))
+        paths.append(Path(row_ids[frames].tolist(), frames.tolist(), float(row_scores[:length].sum())))
     return paths

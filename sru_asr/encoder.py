@@ -35,6 +35,8 @@ class Subsampling(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, frames, n_mels), zero behind each length, to (batch, frames / 4 rounded up, width) and its lengths."""
+        if features.shape[1] == 0:  # which a convolution refuses
+            return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
         x = features.unsqueeze(1)
         for convolution in (self.first, self.second):
             lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
@@ -75,9 +77,7 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(self.width)
 
-    def forward(
-        self, features: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0) -> tuple[Tensor, Tensor]:
         """Encode whole utterances.
 
         Args:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
@@ -19,6 +20,8 @@ from sru_asr.metrics import ErrorCounts, by_group, char_errors, total, word_erro
 from sru_asr.model import Recognizer
 from sru_asr.text import normalize
 from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, transcribe
+
+Numbered = tuple[int, Cut]  # a cut and its place in the manifest
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ class Evaluation:
     def summary(self) -> str:
         """Two lines: WER and CER with their counts."""
         lines = []
-        for name, counts in (("WER", self.words), ("CER", self.characters)):
+        for name, units, counts in (("WER", "words", self.words), ("CER", "characters", self.characters)):
             lines.append(
-                f"{name} {100 * counts.rate:6.2f} %   {counts.reference} in {len(self.results)} utterances: "
+                f"{name} {100 * counts.rate:6.2f} %   {counts.reference} {units} in {len(self.results)} utterances: "
                 f"{counts.hits} hits, {counts.substitutions} substitutions, {counts.deletions} deletions, "
                 f"{counts.insertions} insertions"
             )
@@ -99,7 +102,7 @@ def evaluate(
     max_batch_seconds: float = 60.0,
     chunk: int = 0,
     lookahead: int = 0,
-    progress: Callable[[Iterable[Cut], int], Iterable[Cut]] | None = None,
+    progress: Callable[[Iterable[Numbered], int], Iterable[Numbered]] | None = None,
 ) -> Evaluation:
     """Recognise every cut greedily and compare it with its text, both normalised.
 
@@ -109,46 +112,44 @@ def evaluate(
         max_batch_seconds: audio recognised at a time.
         chunk: frames of a window, 0 for full context; see :mod:`sru_asr.windows`.
         lookahead: frames of a window behind its chunk.
-        progress: wraps the cuts as they are gone through, given their number.
+        progress: wraps what is gone through, a cut at a time, given their number.
 
     Returns:
         The evaluation. Cuts whose audio cannot be read are among its faults and counted nowhere else.
     """
-    order = {cut.id: i for i, cut in enumerate(cuts)}
-    by_length = sorted(cuts, key=lambda cut: -cut.duration)
-    results: list[Result] = []
-    faults: list[str] = []
+    by_length = sorted(enumerate(cuts), key=lambda numbered: -numbered[1].duration)
+    results: dict[int, Result] = {}
+    faults: dict[int, str] = {}
     for batch in _batches(progress(by_length, len(by_length)) if progress else by_length, max_batch_seconds):
-        readable, waveforms = [], []
-        for cut in batch:
+        waveforms: dict[int, Tensor] = {}
+        for i, cut in batch:
             try:
                 waveform = load_waveform(cut)
             except AudioError as error:
-                faults.append(str(error))
+                faults[i] = str(error)
                 continue
             if waveform.shape[0] < WINDOW_SAMPLES:
-                faults.append(f"{cut.id}: expected at least {WINDOW_SAMPLES} samples, found {waveform.shape[0]}")
+                faults[i] = f"{cut.id}: expected at least {WINDOW_SAMPLES} samples, found {waveform.shape[0]}"
                 continue
-            readable.append(cut)
-            waveforms.append(waveform)
-        if readable:
-            texts = _recognise(model, waveforms, chunk, lookahead)
-            results += [_compare(*each) for each in zip(readable, waveforms, texts, strict=True)]
-    return Evaluation(sorted(results, key=lambda result: order[result.id]), faults)
+            waveforms[i] = waveform
+        if waveforms:
+            texts = dict(zip(waveforms, _recognise(model, list(waveforms.values()), chunk, lookahead), strict=True))
+            results |= {i: _compare(cut, waveforms[i], texts[i]) for i, cut in batch if i in texts}
+    return Evaluation([results[i] for i in sorted(results)], [faults[i] for i in sorted(faults)])
 
 
-def _batches(cuts: Iterable[Cut], max_seconds: float) -> Iterator[list[Cut]]:
-    batch: list[Cut] = []
-    for cut in cuts:  # the longest comes first
-        if batch and (len(batch) + 1) * batch[0].duration > max_seconds:
+def _batches(cuts: Iterable[Numbered], max_seconds: float) -> Iterator[list[Numbered]]:
+    batch: list[Numbered] = []
+    for i, cut in cuts:  # the longest comes first
+        if batch and (len(batch) + 1) * batch[0][1].duration > max_seconds:
             yield batch
             batch = []
-        batch.append(cut)
+        batch.append((i, cut))
     if batch:
         yield batch
 
 
-def _recognise(model: Recognizer, waveforms: list[torch.Tensor], chunk: int, lookahead: int) -> list[str]:
+def _recognise(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int) -> list[str]:
     if chunk == 0 and max(len(waveform) for waveform in waveforms) > LONGEST_WHOLE_SECONDS * SAMPLE_RATE:
         return [transcribe(model, waveform).text for waveform in waveforms]
     with torch.inference_mode():
@@ -157,7 +158,7 @@ def _recognise(model: Recognizer, waveforms: list[torch.Tensor], chunk: int, loo
         return [model.tokenizer.decode(path.tokens) for path in greedy(log_probs, lengths)]
 
 
-def _compare(cut: Cut, waveform: torch.Tensor, hypothesis: str) -> Result:
+def _compare(cut: Cut, waveform: Tensor, hypothesis: str) -> Result:
     supervision = cut.supervisions[0]
     reference, hypothesis = normalize(supervision.text or ""), normalize(hypothesis)
     return Result(

@@ -77,7 +77,7 @@ class LogMel(nn.Module):
         """
         lengths = frame_count(lengths)
         if waveform.shape[1] < WINDOW_SAMPLES:
-            return waveform.new_zeros(waveform.shape[0], 0, self.n_mels), lengths
+            return self.mean.new_zeros(waveform.shape[0], 0, self.n_mels), lengths
         features = (self.log_mel(waveform) - self.mean) * self.scale
         return mask_padding(features, lengths), lengths
 
@@ -104,9 +104,17 @@ class FeatureStatistics:
             self.squares += row[:length].square().sum(0)
 
     def write_to(self, features: LogMel) -> None:
-        """Make `features` normalise by what was seen."""
-        mean = self.total / max(self.count, 1)
-        deviation = (self.squares / max(self.count, 1) - mean.square()).clamp(min=1e-4).sqrt()
+        """Make `features` normalise by what was seen.
+
+        Raises:
+            ValueError: nothing was.
+        """
+        if self.count == 0:
+            raise ValueError(
+                "expected features to take statistics from, found no frames: are all utterances too short?"
+            )
+        mean = self.total / self.count
+        deviation = (self.squares / self.count - mean.square()).clamp(min=1e-4).sqrt()
         features.mean.copy_(mean)
         features.scale.copy_(1 / deviation)
 

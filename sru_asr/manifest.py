@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
-from lhotse import AudioSource, CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
+from lhotse import AudioSource, CutSet, MonoCut, MultiCut
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.set import deserialize_cut
 
+from sru_asr.corpus import N_THREADS, whole_file
 from sru_asr.text import Tokenizer, normalize
 
-# Reading a header is waiting for a disk or a network share, so more threads than cores pay.
-N_THREADS = 16
 MAX_FAULTS_SHOWN = 20
 # What a manifest may be wrong about a time: other tools round to hundredths of a second.
 TOLERANCE_SECONDS = 0.01
@@ -47,11 +46,11 @@ def read_manifest(path: str | Path) -> tuple[CutSet, list[str]]:
 
     Args:
         path: A `.jsonl` or `.jsonl.gz` file. A line is either a Lhotse cut with one supervision, or an object with the
-            strings `audio` (a file with one channel; relative to the manifest's folder) and `text`, and optionally
+            strings `audio` (a file; relative to the manifest's folder) and `text`, and optionally
             `id` (by default what `audio` says) and `speaker`.
 
     Returns:
-        Cuts of one channel and one transcript each, whose audio can be opened and is long enough; and for each of the
+        Cuts of one transcript each, whose audio can be opened and is long enough; and for each of the
         other lines a message that starts with the file and the line.
 
     Raises:
@@ -165,7 +164,7 @@ def _lhotse_cut(entry: dict[str, Any], open_files: bool) -> Cut:
     return cut
 
 
-def _file_cut(entry: dict[str, Any], folder: Path) -> MonoCut:
+def _file_cut(entry: dict[str, Any], folder: Path) -> Cut:
     for name, required in {"audio": True, "text": True, "id": False, "speaker": False}.items():
         if required and name not in entry:
             raise ManifestError(f"no field `{name}`, only: {', '.join(entry) or 'nothing'}")
@@ -176,12 +175,7 @@ def _file_cut(entry: dict[str, Any], folder: Path) -> MonoCut:
         header = _header(path)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
-    if header.channels != 1:
-        raise ManifestError(f"{path}: has {header.channels} channels, expected 1: write them as files of their own")
-    duration = header.frames / header.samplerate
-    recording = Recording(cut_id, [AudioSource("file", [0], path)], header.samplerate, header.frames, duration)
-    supervision = SupervisionSegment(cut_id, cut_id, 0.0, duration, text=entry["text"], speaker=entry.get("speaker"))
-    return MonoCut(cut_id, 0.0, duration, 0, recording=recording, supervisions=[supervision])
+    return whole_file(cut_id, path, header, entry["text"], entry.get("speaker"))
 
 
 def _header(path: str) -> Any:
@@ -215,8 +209,6 @@ def _audio_faults(cut: Cut) -> Iterator[str]:
         yield "has no audio file"
     for part in parts:
         channels = set(part.channel if isinstance(part.channel, list) else [part.channel])
-        if len(channels) != 1:
-            yield f"has {len(channels)} channels, expected 1: choose one of them"
         for source in part.recording.sources:
             if source.type == "file" and channels.intersection(source.channels):
                 yield from _file_faults(part, source)

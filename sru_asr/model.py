@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sru_asr.ctc import CTCHead
@@ -23,6 +23,7 @@ CHECKPOINT_NAME = "model.safetensors"
 FORMAT = 1
 # The mel filters and the window are recomputed, not stored.
 _DERIVED = "features.mel."
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 class CheckpointError(ValueError):
@@ -55,10 +56,10 @@ class ModelConfig:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ValueError(f"model {name} must be an integer from {low} to {high}, found {value!r}")
-        for name, low, high in (("dropout", 0.0, 0.99), ("highway_bias", -20.0, 20.0)):
+        for name, least, most in (("dropout", 0.0, 0.99), ("highway_bias", -20.0, 20.0)):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not low <= value <= high:
-                raise ValueError(f"model {name} must be a number from {low} to {high}, found {value!r}")
+            if type(value) not in (int, float) or not least <= value <= most:
+                raise ValueError(f"model {name} must be a number from {least} to {most}, found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,7 @@ class Recognizer(nn.Module):
         """Frames of `log_probs` per second of audio."""
         return FRAMES_PER_SECOND / SUBSAMPLING
 
-    def forward(
-        self, waveform: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, waveform: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0) -> tuple[Tensor, Tensor]:
         """Log-probabilities of whole utterances.
 
         Args:
@@ -127,18 +126,15 @@ class Recognizer(nn.Module):
         Returns:
             log_probs (batch, frames, vocab) float32 and the lengths in frames.
         """
-        return self.log_probs(*self.features(waveform, lengths), chunk=chunk, lookahead=lookahead)
+        features, lengths = self.features(waveform, lengths)
+        return self.log_probs(features, lengths, chunk, lookahead)
 
-    def log_probs(
-        self, features: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def log_probs(self, features: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0) -> tuple[Tensor, Tensor]:
         """As `forward`, from features: (batch, frames, n_mels), zero behind each length."""
         states, lengths = self.encoder(features, lengths, chunk, lookahead)
         return self.ctc(states), lengths
 
-    def transcribe(
-        self, audio: str | os.PathLike[str] | Tensor | Sequence[str | os.PathLike[str] | Tensor]
-    ) -> Any:
+    def transcribe(self, audio: str | os.PathLike[str] | Tensor | Sequence[str | os.PathLike[str] | Tensor]) -> Any:
         """Recognise speech, greedily.
 
         Args:
@@ -175,7 +171,8 @@ class Recognizer(nn.Module):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            save_file(tensors, partial, metadata={"sru_asr": json.dumps(description)})
+            # Through Python, because what safetensors writes itself nobody but the owner may read.
+            partial.write_bytes(save(tensors, metadata={"sru_asr": json.dumps(description)}))
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -205,7 +202,9 @@ def load_model(path: str | os.PathLike[str]) -> Recognizer:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error}); is it damaged or of another kind?") from error
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}); is it damaged or of another kind?"
+        ) from error
     try:
         config, tokenizer, training = _described(metadata)
         with torch.device("meta"):  # shapes only: a lie about sizes must not cost memory
@@ -214,16 +213,22 @@ def load_model(path: str | os.PathLike[str]) -> Recognizer:
                 for name, tensor in Recognizer(config, tokenizer).state_dict().items()
                 if not name.startswith(_DERIVED)
             }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path} is not a checkpoint of sru_asr: {reason}") from error
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if found != expected:
         names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise CheckpointError(f"{path}: the weights do not fit the architecture it describes (first: {names[0]})")
+        shapes = [tuple(of[names[0]]) if names[0] in of else "nothing" for of in (expected, found)]
+        raise CheckpointError(
+            f"{path}: the weights do not fit the architecture and vocabulary it describes: "
+            f"expected {shapes[0]} for {names[0]}, found {shapes[1]}; it is damaged, or put together by hand"
+        )
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds values that are no finite numbers")
+        if tensor.dtype not in _DTYPES or not torch.isfinite(tensor.float()).all():
+            raise CheckpointError(
+                f"{path}: expected finite numbers for {name}, found {tensor.dtype} that is or has none; it is damaged"
+            )
     model = Recognizer(config, tokenizer)
     model.load_state_dict(tensors, strict=False)
     model.training_data = training
@@ -231,20 +236,21 @@ def load_model(path: str | os.PathLike[str]) -> Recognizer:
 
 
 def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, dict[str, Any]]:
-    """Read a checkpoint's header; every surprise is a ValueError, TypeError or KeyError."""
+    """Read a checkpoint's header; every surprise is a ValueError, RecursionError or KeyError."""
     if "sru_asr" not in metadata:
         raise ValueError("its header has no 'sru_asr' entry")
     description = json.loads(metadata["sru_asr"])
     if not isinstance(description, dict):
         raise ValueError("its description is not a JSON object")
-    if description["format"] != FORMAT:
+    if type(description["format"]) is not int or description["format"] != FORMAT:
         raise ValueError(f"it has format {description['format']!r}, this version reads {FORMAT}: update sru-asr")
     known = {field.name for field in fields(ModelConfig)}
-    if set(description["config"]) != known:
+    config = description["config"]
+    if not isinstance(config, dict) or set(config) != known:
         raise ValueError(f"its architecture should have the entries {', '.join(sorted(known))}")
     training = description.get("training")
     return (
-        ModelConfig(**description["config"]),
+        ModelConfig(**config),
         tokenizer_from_dict(description["tokenizer"]),
         training if isinstance(training, dict) else {},
     )

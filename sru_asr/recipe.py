@@ -74,6 +74,7 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     parser.add_argument("--output-dir", type=Path, default=Path("runs") / name, help="checkpoints, logs, results")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--init-from", type=Path, help="start from the weights of this model (its tokenizer included)")
+    parser.add_argument("--checkpoint-steps", type=int, default=1000, help="save this often within an epoch, too")
     parser.add_argument("--restart", action="store_true", help="discard what --output-dir holds instead of going on from it")
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(OptimizerConfig, "optimizer")
@@ -129,7 +130,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
         default_root_dir=output,
         logger=TensorBoardLogger(output, name="", version="tensorboard"),
         callbacks=[
-            *_checkpoints(output),
+            *_checkpoints(output, args.checkpoint_steps),
             EpochLine(),
             *([TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []),
         ],
@@ -224,12 +225,12 @@ class EpochLine(Callback):
         print(line, flush=True)
 
 
-def _checkpoints(output: Path) -> list[Callback]:
-    """Keep one checkpoint to go on from, renewed after every epoch and, in long epochs, every thousand steps."""
+def _checkpoints(output: Path, steps: int) -> list[Callback]:
+    """Keep one checkpoint to go on from, renewed after every epoch and, in long epochs, every `steps` steps."""
     common = {"dirpath": output, "filename": Path(LAST_CHECKPOINT).stem, "enable_version_counter": False}
     return [
         ModelCheckpoint(**common, every_n_epochs=1, save_on_train_epoch_end=True),
-        ModelCheckpoint(**common, every_n_train_steps=1000),
+        ModelCheckpoint(**common, every_n_train_steps=steps),
     ]
 
 
@@ -297,6 +298,7 @@ def _quieten() -> None:
         ".*LeafSpec.*",
         ".*number of training batches.*smaller than the logging interval.*",
         ".*already saved the checkpoint.*",
+        ".*your dataloader is not resumable.*",  # ours is: see BatchSampler.skip
     ):
         warnings.filterwarnings("ignore", message)
 

@@ -205,6 +205,7 @@ class SRU(nn.Module):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence brings its own lengths: call without `lengths`")
+            self._check_input(input.data, 2)
             padded, lengths = pad_packed_sequence(input, batch_first=True)
             output, state = self._whole(padded, state, lengths.to(padded.device), chunk, lookahead)
             # pad_packed_sequence undid the sorting; packing by the same order restores it.
@@ -215,6 +216,7 @@ class SRU(nn.Module):
                 batch_first=True,
             )
             return PackedSequence(packed.data, packed.batch_sizes, order, input.unsorted_indices), state
+        self._check_input(input, 2, 3)
         if input.dim() == 2:
             batch_state = None if state is None else state.unsqueeze(1)
             output, state = self._whole(input.unsqueeze(0), batch_state, lengths, chunk, lookahead)
@@ -239,10 +241,12 @@ class SRU(nn.Module):
         Returns:
             The chunk's output, (batch, chunk, directions * hidden_size), and the next window's state.
         """
+        self._check_input(window, 3)
         if not 1 <= chunk <= window.shape[1]:
             raise ValueError(f"expected a chunk of 1 to {window.shape[1]} frames (the window's), found {chunk}")
         full = None
         if state is not None:
+            self._check_state(state, 1, window.shape[0])
             full = state.new_zeros(self.num_layers, self.directions, window.shape[0], self.hidden_size)
             full[:, 0] = state
             full = full.flatten(0, 1)
@@ -252,9 +256,7 @@ class SRU(nn.Module):
     def _whole(
         self, x: Tensor, state: Tensor | None, lengths: Tensor | None, chunk: int, lookahead: int
     ) -> tuple[Tensor, Tensor]:
-        batch, frames, width = x.shape
-        if width != self.input_size:
-            raise ValueError(f"expected input of width {self.input_size}, found shape {tuple(x.shape)}")
+        batch, frames, _ = x.shape
         if chunk == 0 or chunk >= frames:  # one window holds everything
             return self._layers(x, state, lengths, 0, 0)
         if lengths is None:
@@ -265,12 +267,8 @@ class SRU(nn.Module):
     def _layers(
         self, x: Tensor, state: Tensor | None, lengths: Tensor | None, chunk: int, lookahead: int
     ) -> tuple[Tensor, Tensor]:
-        batch = x.shape[0]
-        expected = (self.num_layers * self.directions, batch, self.hidden_size)
-        if state is not None and state.shape != expected:
-            raise ValueError(
-                f"expected a state of shape {expected} (layers * directions, batch, hidden), found {tuple(state.shape)}"
-            )
+        if state is not None:
+            self._check_state(state, self.directions, x.shape[0])
         final = []
         for i, layer in enumerate(self.layers):
             layer_state = None
@@ -282,6 +280,20 @@ class SRU(nn.Module):
                 y = self._drop(y)
             x = x + y if self.residual and x.shape == y.shape else y
         return x, torch.cat(final)
+
+    def _check_input(self, x: Tensor, *dimensions: int) -> None:
+        if x.dim() not in dimensions or x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"expected input of {' or '.join(map(str, dimensions))} dimensions, the last {self.input_size} wide, "
+                f"found shape {tuple(x.shape)}"
+            )
+
+    def _check_state(self, state: Tensor, directions: int, batch: int) -> None:
+        expected = (self.num_layers * directions, batch, self.hidden_size)
+        if state.shape != expected:
+            raise ValueError(
+                f"expected a state of shape {expected} (layers * directions, batch, hidden), found {tuple(state.shape)}"
+            )
 
     def _drop(self, y: Tensor) -> Tensor:
         """Variational dropout: one mask per utterance and unit, the same in every frame."""

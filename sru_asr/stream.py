@@ -5,9 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sru_asr.audio import AudioError
 from sru_asr.encoder import SUBSAMPLING, subsampled_lengths
 from sru_asr.features import HOP_SAMPLES, WINDOW_SAMPLES, frame_count
 from sru_asr.model import Recognizer
+
+
+def check_waveform(waveform: object) -> Tensor:
+    """The waveform as float32, if it is one: (samples,), floating point, finite.
+
+    Raises:
+        AudioError: it is not.
+    """
+    if not isinstance(waveform, Tensor):
+        raise AudioError(
+            f"expected a waveform as a torch.Tensor, found {type(waveform).__name__}; torch.from_numpy makes one of an array"
+        )
+    if waveform.dim() != 1 or not waveform.is_floating_point():
+        raise AudioError(
+            "expected a waveform of shape (samples,), floating point in [-1, 1], "
+            f"found {waveform.dtype} of shape {tuple(waveform.shape)}; average channels, divide 16-bit integers by 32768"
+        )
+    if not torch.isfinite(waveform).all():
+        raise AudioError("expected a waveform of finite samples, found NaN or infinity; repair what recorded it")
+    return waveform.float()
 
 
 def _integer(function: object, value: int) -> int:
@@ -30,6 +51,7 @@ class Stream:
         self.chunk = chunk
         self.lookahead = lookahead
         self.samples = 0  # pushed so far
+        self.finished = False
         self._audio = torch.zeros(1, 0)  # the last of them, from the first that a later frame needs
         self._audio_start = 0  # the sample `_audio` begins with: that of feature frame 4 * max(_frames - 1, 0)
         self._frames = 0  # subsampled frames made so far
@@ -38,7 +60,14 @@ class Stream:
 
     @torch.inference_mode()
     def push(self, waveform: Tensor) -> Tensor:
-        """Take in (samples,) float32 at 16 kHz, any number; return what can be said now, (frames, vocab)."""
+        """Take in (samples,) float32 at 16 kHz, any number; return what can be said now, (frames, vocab).
+
+        Raises:
+            AudioError: not a waveform; nothing of it has been taken in.
+            RuntimeError: `finish` has been called.
+        """
+        self._check_open()
+        waveform = check_waveform(waveform)
         self.samples += waveform.shape[0]
         self._audio = torch.cat([self._audio, waveform[None]], 1)
         # A frame is final once every feature its convolutions see is there: 4 t + 3.
@@ -47,10 +76,20 @@ class Stream:
 
     @torch.inference_mode()
     def finish(self) -> Tensor:
-        """End the utterance; return the rest, (frames, vocab)."""
+        """End the utterance; return the rest, (frames, vocab).
+
+        Raises:
+            RuntimeError: it has been called before.
+        """
+        self._check_open()
+        self.finished = True
         frames = _integer(frame_count, self.samples)
         self._subsample(_integer(subsampled_lengths, frames), final=True)
         return self._emit(1)
+
+    def _check_open(self) -> None:
+        if self.finished:
+            raise RuntimeError("this Stream is finished: a Stream is one utterance, make a new one for the next")
 
     def _subsample(self, frames: int, final: bool) -> None:
         """Make subsampled frames up to `frames`. The audio before the first gives it its left context."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError, blocks
-from sru_asr.decode import greedy
+from sru_asr.decode import collapse, greedy
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.model import Recognizer, Transcript
-from sru_asr.stream import Stream
+from sru_asr.stream import Stream, check_waveform
 
 # Above this, audio is recognised in windows that still see far more context than a word needs.
 LONGEST_WHOLE_SECONDS = 30
@@ -22,15 +23,9 @@ LONG_LOOKAHEAD_SECONDS = 5
 
 def transcribe(model: Recognizer, audio: str | os.PathLike[str] | Tensor) -> Transcript:
     """Recognise one file or one waveform; see `Recognizer.transcribe`."""
-    if isinstance(audio, Tensor):
-        if audio.dim() != 1 or not audio.is_floating_point():
-            raise AudioError(
-                f"expected a waveform of shape (samples,) and floating point, found {tuple(audio.shape)} {audio.dtype}"
-            )
-        if not torch.isfinite(audio).all():
-            raise AudioError("expected a waveform of finite samples, found NaN or infinity")
-        return _recognise(model, audio.float().split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE), "the waveform")
-    return _recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), str(audio))
+    if isinstance(audio, str | os.PathLike):
+        return _recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio))
+    return _recognise(model, check_waveform(audio).split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE), "the waveform")
 
 
 def _recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transcript:
@@ -46,16 +41,15 @@ def _recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transc
                     f"found {1000 * first.shape[0] / SAMPLE_RATE:.1f} ms"
                 )
             samples = first.shape[0]
-            log_probs, lengths = model(first[None], torch.tensor([samples]))
+            path = greedy(*model(first[None], torch.tensor([samples])))[0]
         else:
             stream = Stream(model, int(LONG_CHUNK_SECONDS * rate), int(LONG_LOOKAHEAD_SECONDS * rate))
-            emitted = [stream.push(first), stream.push(second)]
-            emitted += [stream.push(piece) for piece in pieces]
-            emitted.append(stream.finish())
+            # Of a frame only its best token is kept: hours of log-probabilities over a large vocabulary are gigabytes.
+            best = [stream.push(piece).max(-1) for piece in chain((first, second), pieces)]
+            best.append(stream.finish().max(-1))
             samples = stream.samples
-            log_probs = torch.cat(emitted)[None]
-            lengths = torch.tensor([log_probs.shape[1]])
-    path = greedy(log_probs, lengths)[0]
+            scores, ids = (torch.cat(parts)[None] for parts in zip(*best, strict=True))
+            path = collapse(scores, ids, torch.tensor([ids.shape[1]]))[0]
     return Transcript(
         text=model.tokenizer.decode(path.tokens),
         seconds=samples / SAMPLE_RATE,

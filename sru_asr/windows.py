@@ -36,7 +36,7 @@ def unfold(x: Tensor, chunk: int, lookahead: int) -> Tensor:
     x = F.pad(x, (0, 0, 0, windows * chunk + lookahead - frames))
     if lookahead == 0 or windows == 0:
         return x[:, : windows * (chunk + lookahead)]
-    return x.unfold(1, chunk + lookahead, chunk).transpose(2, 3).reshape(batch, -1, width)
+    return x.unfold(1, chunk + lookahead, chunk).transpose(2, 3).reshape(batch, windows * (chunk + lookahead), width)
 
 
 def fold(y: Tensor, chunk: int, lookahead: int, frames: int) -> Tensor:
@@ -51,7 +51,6 @@ def fold(y: Tensor, chunk: int, lookahead: int, frames: int) -> Tensor:
     Returns:
         (batch, frames, width).
     """
-    batch, _, width = y.shape
     if lookahead:
-        y = y.reshape(batch, -1, chunk + lookahead, width)[:, :, :chunk].reshape(batch, -1, width)
+        y = y.unflatten(1, (-1, chunk + lookahead))[:, :, :chunk].flatten(1, 2)
     return y[:, :frames]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from sru_asr.audio import read
+
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "data/alphanum"
 
@@ -79,10 +81,12 @@ def test_cut_loads_what_its_file_holds(manifests):
         audio = Path(cut.recording.sources[0].source)
         assert audio.is_absolute()
         samples, rate = soundfile.read(audio, dtype="float32")
-        assert cut.sampling_rate == rate == 24_000
+        assert cut.sampling_rate == rate == 16_000
         assert cut.supervisions[0].language == "English"
         np.testing.assert_array_equal(cut.load_audio(), samples[None])
         assert len(samples) == round(cut.duration * rate)
+        original = read(CORPUS / "audio" / f"{cut.id}.opus")
+        np.testing.assert_allclose(samples, original / original.abs().max().clamp(min=1), atol=2**-15)
 
 
 def test_script_prepares_again_over_what_is_there(small, tmp_path):
@@ -90,7 +94,8 @@ def test_script_prepares_again_over_what_is_there(small, tmp_path):
     recipe.main(["--corpus-dir", str(small), "--output-dir", str(output)])
     (output / "dev.jsonl.gz").write_bytes(b"cut short")
     recipe.main(["--corpus-dir", str(small), "--output-dir", str(output)])
-    assert sorted(path.name for path in output.iterdir()) == ["dev.jsonl.gz", "test.jsonl.gz", "train.jsonl.gz"]
+    assert sorted(path.name for path in output.glob("*.gz")) == ["dev.jsonl.gz", "test.jsonl.gz", "train.jsonl.gz"]
+    assert len(list((output / "audio").iterdir())) == 3
     assert [cut.id for cut in lhotse.load_manifest(output / "dev.jsonl.gz")] == ["am_eric-0013"]
 
 

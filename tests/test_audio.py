@@ -260,8 +260,8 @@ def test_a_wav_from_a_pipe_does_not_know_its_length(tmp_path, size):
 def test_a_flac_from_a_pipe_does_not_know_its_length(tmp_path):
     path = write(tmp_path / "a.flac", tone(12, 16_000))
     waveform = read(path)
-    low_bits_of_total = path.read_bytes()[8 + 13] & 0xF0
-    patched(path, 8 + 13, bytes([low_bits_of_total, 0, 0, 0, 0]))
+    bits_before_total = path.read_bytes()[8 + 13] & 0xF0
+    patched(path, 8 + 13, bytes([bits_before_total, 0, 0, 0, 0]))
     assert torch.equal(read(path), waveform)
     assert torch.equal(torch.cat(list(blocks(path, 1.7))), waveform)
     assert duration_seconds(path) == 12
@@ -285,18 +285,30 @@ def test_an_mp3_of_variable_rate_without_a_length_is_not_taken_for_a_shorter_one
     assert b"Xing" in content
     header = content.index(b"Xing")
     path.write_bytes(content[:header] + b"gniX" + content[header + 4 :])
-    refused(path, r"an MP3 with a length in its header; found a wrong estimate that leaves \d+ of \d+ bytes unread")
+    refused(path, r"an MP3 with its length in its header; found none, and \d+ of \d+ bytes left unread")
 
 
 def test_an_mp3_of_constant_rate_needs_no_length(tmp_path):
-    """Nor is it taken for cut short because libsndfile counts the tag at its end as audio."""
+    """Nor does it seem cut short or longer than it is when libsndfile counts the picture in its tag as audio."""
     path = write(tmp_path / "a.mp3", tone(2, 16_000), bitrate_mode="CONSTANT", compression_level=0.9)
     content = path.read_bytes()
     assert b"Info" not in content  # there is no room for it at the lowest rate
-    path.write_bytes(content + b"TAG" + bytes(125))
+    waveform = read(path)
+    assert 2 <= len(waveform) / SAMPLE_RATE < 2.2
+    path.write_bytes(b"ID3\x03\x00\x00" + bytes([0, 1, 1, 1]) + bytes(128 * 128 + 128 + 1) + content)
     with soundfile.SoundFile(path) as file:
-        promised = file.frames
-    assert 2 * 16_000 < len(read(path)) < promised
+        assert file.frames > 2 * len(waveform)
+    assert torch.equal(read(path), waveform)
+    assert duration_seconds(path) == len(waveform) / SAMPLE_RATE
+
+
+def test_an_mp3_may_count_the_frame_of_its_length(tmp_path):
+    path = write(tmp_path / "a.mp3", tone(2, 16_000), bitrate_mode="VARIABLE", compression_level=0.5)
+    waveform = read(path)
+    at = path.read_bytes().index(b"Xing") + 8
+    (n_frames,) = struct.unpack_from(">I", path.read_bytes(), at)
+    assert abs(len(read(patched(path, at, struct.pack(">I", n_frames + 1)))) - len(waveform)) <= 1152
+    refused(patched(path, at, struct.pack(">I", n_frames + 4)), "cut short")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -314,7 +326,7 @@ def test_what_may_not_be_read(tmp_path):
     refused(path, "a file that may be read")
 
 
-def test_a_block_does_not_need_the_file_to_fit_in_memory(tmp_path):
+def test_a_block_needs_no_more_of_the_file_than_itself(tmp_path):
     """Decoding stops with the reader: the first block of a file with a late fault costs only that block."""
     samples = tone(60, 16_000)
     samples[-1] = np.nan

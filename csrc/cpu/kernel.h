@@ -111,6 +111,12 @@ struct Recurrence {
       in.highway = V{};
     return in;
   }
+  // For the forward pass, a frame ahead: the hardware does not foresee a few short rows at each of many addresses.
+  SRU_ASR_INLINE void prefetch_inputs(const Storage* u, const Storage* x, int64_t j) const {
+    for (int part = 0; part < 3; ++part) __builtin_prefetch(u + part * problem.u.part + j);
+    if (projected) __builtin_prefetch(u + 3 * problem.u.part + j);
+    if (x) __builtin_prefetch(x + j);
+  }
   const Storage* highway_row(int64_t frame) const {
     return !projected && problem.x.data ? row(problem.x, frame) : nullptr;
   }
@@ -132,13 +138,17 @@ struct ForwardRun : Recurrence<Storage> {
 
   // `count` frames from `first`, by step +1 or -1; c is the state before the first and becomes that after the last.
   void frames(int64_t first, int64_t count, int64_t step, Real* c) const {
-    const auto& self = *this;
+    const auto self = *this;  // a copy, so that what the loop stores cannot be taken for changing it
     for (int64_t n = 0, t = first; n < count; ++n, t += step) {
       const Storage* u = self.row(args.u, t);
       const Storage* x = self.highway_row(t);
+      const int64_t next = n + 1 < count ? t + step : t;
+      const Storage* next_u = self.row(args.u, next);
+      const Storage* next_x = self.highway_row(next);
       Storage* h = self.row(args.h, t);
       Real* kept = args.states ? self.kept_row(args.states, t) : nullptr;
-      self.each_vector([&](int64_t j, int lanes) {
+      self.each_vector([&](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
+        self.prefetch_inputs(next_u, next_x, j);
         V state = Base::load(c + j, lanes);
         const V out = cell_forward(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes), state);
         Base::store(h + j, out, lanes);
@@ -187,7 +197,7 @@ struct BackwardRun : Recurrence<Storage> {
   // Undoes ForwardRun::frames: `count` frames ending at `last`, walked back. `before` is the state before the first of
   // them (null: zeros); grad_c is the gradient of the state after the last and becomes that of `before`.
   void frames(int64_t last, int64_t count, int64_t step, const Real* before, Real* grad_c, Real* grad_w) const {
-    const auto& self = *this;
+    const auto self = *this;
     const int64_t padded = self.padded;
     for (int64_t n = 0, t = last; n < count; ++n, t -= step) {
       const Storage* u = self.row(args.u, t);
@@ -196,7 +206,7 @@ struct BackwardRun : Recurrence<Storage> {
       Storage* grad_u = self.row(args.grad_u, t);
       Storage* grad_x = args.grad_x.data ? self.row(args.grad_x, t) : nullptr;
       const Real* c = n + 1 < count ? self.kept_row(args.states, t - step) : before;
-      self.each_vector([&](int64_t j, int lanes) {
+      self.each_vector([&](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
         V carry = Base::load(grad_c + j, lanes);
         Weights<V> sums = {Base::load(grad_w + j, lanes), Base::load(grad_w + padded + j, lanes),
                            Base::load(grad_w + 2 * padded + j, lanes), Base::load(grad_w + 3 * padded + j, lanes)};

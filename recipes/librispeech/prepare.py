@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sru_asr.download import download, extract
-from sru_asr.manifests import Utterance, write_cuts
+from sru_asr.corpus import Utterance, write_cuts
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = """\

@@ -169,7 +169,7 @@ def library() -> Path:
         return shipped
     cached = cache_folder() / f"torch-{torch.__version__}-{source_key()}" / "_C.abi3.so"
     if not cached.is_file():
-        with _exclusive(cached.parent.with_suffix(".lock")):
+        with _exclusive(cached.parent.with_name(f"{cached.parent.name}.lock")):
             if not cached.is_file():
                 print(f"sru_asr: compiling the kernels once, into {cached.parent} ...", file=sys.stderr, flush=True)
                 compile_library(cached, Path(torch.__file__).parent)

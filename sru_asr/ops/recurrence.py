@@ -116,9 +116,10 @@ def _(grad_h, grad_final, u, x, weight_c, bias, initial_state, lengths, alpha, c
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     u, x, weight_c, bias, initial_state, lengths, *ctx.settings, _ = inputs
     ctx.save_for_backward(u, x, weight_c, bias, initial_state, lengths, output[2])
+    ctx.set_materialize_grads(False)  # or every backward pass would fill zeros for the kept states
 
 
-def _backward(ctx: Any, grad_h: Tensor, grad_final: Tensor, _: Tensor) -> tuple:
+def _backward(ctx: Any, grad_h: Tensor | None, grad_final: Tensor | None, _: None) -> tuple:
     u, x, weight_c, bias, initial_state, lengths, states = ctx.saved_tensors
     grad_u, grad_x, grad_weight_c, grad_bias, grad_initial = torch.ops.sru_asr.recurrence_backward(
         grad_h, grad_final, u, x, weight_c, bias, initial_state, lengths, *ctx.settings, states

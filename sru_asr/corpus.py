@@ -1,13 +1,13 @@
-"""Writing a corpus down as a Lhotse cut manifest, the form in which training and evaluation read it."""
+"""A corpus as rows of utterances, written down as a Lhotse manifest for training and evaluation to read."""
 
 import logging
 from collections.abc import Iterable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from lhotse import MonoCut
+    from lhotse.cut import Cut
 
 # Reading a header is waiting for a disk or a network share, so more threads than cores pay.
 N_THREADS = 16
@@ -70,36 +70,39 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     return len(utterances)
 
 
-def _cut(utterance: Utterance) -> "MonoCut":
+def _cut(utterance: Utterance) -> "Cut":
     import soundfile
-    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
     audio = utterance.audio.absolute()
     if not audio.is_file():
         raise ValueError(f"utterance {utterance.id}: there is no audio file {audio}")
     try:
-        info = soundfile.info(str(audio))
+        header = soundfile.info(str(audio))
     except soundfile.LibsndfileError as error:
         raise ValueError(f"utterance {utterance.id}: cannot read {audio}: {error}") from error
-    if info.frames == 0:
+    if header.frames == 0:
         raise ValueError(f"utterance {utterance.id}: {audio} has no samples")
-    duration = info.frames / info.samplerate
-    recording = Recording(
-        id=utterance.id,
-        sources=[AudioSource(type="file", channels=list(range(info.channels)), source=str(audio))],
-        sampling_rate=info.samplerate,
-        num_samples=info.frames,
-        duration=duration,
-    )
+    return whole_file(utterance.id, str(audio), header, utterance.text, utterance.speaker)
+
+
+def whole_file(cut_id: str, path: str, header: Any, text: str, speaker: str | None) -> "Cut":
+    """The cut that is all of a file, with all of its channels.
+
+    Args:
+        cut_id: Of cut, recording and supervision.
+        path: The file.
+        header: What `soundfile.info` says of it.
+        text: What is said in it.
+        speaker: Who says it, if that is known.
+    """
+    from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
+
+    duration = header.frames / header.samplerate
+    channels = list(range(header.channels))
+    recording = Recording(cut_id, [AudioSource("file", channels, path)], header.samplerate, header.frames, duration)
+    one = header.channels == 1
     supervision = SupervisionSegment(
-        id=utterance.id,
-        recording_id=utterance.id,
-        start=0.0,
-        duration=duration,
-        text=utterance.text,
-        language="English",
-        speaker=utterance.speaker,
+        cut_id, cut_id, 0.0, duration, channel=0 if one else channels, text=text, language="English", speaker=speaker
     )
-    return MonoCut(
-        id=utterance.id, start=0.0, duration=duration, channel=0, supervisions=[supervision], recording=recording
-    )
+    cut_type, channel = (MonoCut, 0) if one else (MultiCut, channels)
+    return cut_type(cut_id, 0.0, duration, channel, recording=recording, supervisions=[supervision])

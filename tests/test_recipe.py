@@ -1,0 +1,157 @@
+"""Training as a user runs it: in a process of its own, killed, resumed, and spread over two processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from sru_asr.corpus import Utterance, write_cuts
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import os, signal
+from pathlib import Path
+from sru_asr import recipe
+from sru_asr.task import SpeechTask
+
+def main():
+    parser = recipe.training_parser(
+        "tiny", "test", trainer__max_epochs=2, data__max_batch_seconds=4.0, data__workers=0,
+        model__hidden_size=16, model__num_layers=2, model__channels=4,
+    )
+    args = parser.parse_args()
+    recipe.train(args, lambda: {split: Path(__file__).parent / f"{split}.jsonl.gz" for split in ("train", "dev")})
+
+die_at, steps, step = int(os.environ.get("DIE_AT", -1)), 0, SpeechTask.training_step
+
+def deadly(self, batch, batch_idx):
+    global steps
+    steps += 1
+    if steps == die_at:
+        os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_BY", "SIGKILL")))
+    return step(self, batch, batch_idx)
+
+SpeechTask.training_step = deadly
+recipe.run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty utterances of noise with words to them, and the script that trains on them."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    utterances = []
+    for i in range(20):
+        audio = folder / f"{i}.wav"
+        soundfile.write(audio, rng.standard_normal(16000 + 800 * i) * 0.1, 16000)
+        utterances.append(Utterance(f"u{i}", audio, "YES NO"[: 3 + i % 4].strip(), f"s{i % 3}"))
+    write_cuts(utterances[:16], folder / "train.jsonl.gz")
+    write_cuts(utterances[16:], folder / "dev.jsonl.gz")
+    (folder / "train.py").write_text(SCRIPT)
+    return folder
+
+
+def _train(
+    corpus: Path, output: Path, *options: str, launcher: tuple[str, ...] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, str(corpus / "train.py"), "--output-dir", str(output), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=corpus)
+
+
+def _weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole")
+    result = _train(corpus, output)
+    assert result.returncode == 0, result.stderr
+    assert "WER" in result.stdout
+    assert str(output / "model.safetensors") in result.stdout
+    return output
+
+
+# Batches of an epoch: see test_run_has_the_batches_the_tests_count_on.
+BATCHES = 8
+
+
+def test_run_has_the_batches_the_tests_count_on(whole: Path) -> None:
+    checkpoint = torch.load(whole / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2 * BATCHES
+    assert any((whole / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("die_at", [5, BATCHES + 1, BATCHES + 4], ids=["first epoch", "between", "second epoch"])
+def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Path, die_at: int) -> None:
+    killed = _train(corpus, tmp_path, "--checkpoint-steps", "3", DIE_AT=str(die_at))
+    assert killed.returncode == -signal.SIGKILL
+    resumed = _train(corpus, tmp_path, "--checkpoint-steps", "3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stdout
+    expected, found = _weights(whole), _weights(tmp_path)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    stopped = _train(corpus, tmp_path, DIE_AT=str(BATCHES + 3), DIE_BY="SIGINT")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    resumed = _train(corpus, tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+def test_finished_run_is_measured_again_without_training(corpus: Path, whole: Path) -> None:
+    before = (whole / "model.safetensors").read_bytes()
+    again = _train(corpus, whole)
+    assert again.returncode == 0, again.stderr
+    assert "WER" in again.stdout
+    assert load_file(whole / "model.safetensors").keys() == _weights(whole).keys()
+    assert len((whole / "model.safetensors").read_bytes()) == len(before)
+
+
+def test_other_settings_are_refused_in_the_same_folder(corpus: Path, whole: Path) -> None:
+    result = _train(corpus, whole, "--model.hidden_size", "8")
+    assert result.returncode == 1
+    assert "hidden_size" in result.stderr
+    assert "--restart" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_fine_tuning_starts_from_the_given_weights(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    options = ("--init-from", str(whole), "--trainer.max_epochs", "1", "--optimizer.learning_rate", "1e-12")
+    result = _train(corpus, tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    for name, tensor in _weights(whole).items():
+        torch.testing.assert_close(_weights(tmp_path)[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) -> None:
+    # Two ranks see two batches a step; so does one process that accumulates two.
+    one = _train(corpus, tmp_path / "one", "--trainer.accumulate_grad_batches", "2")
+    assert one.returncode == 0, one.stderr
+    run = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d")
+    options = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
+    two = _train(corpus, tmp_path / "two", *options, launcher=run if launcher == "torchrun" else ())
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("WER  ") == 1
+    expected, found = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
