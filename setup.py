@@ -1,4 +1,4 @@
-"""Ships compiled kernels where the build finds torch (`pip install --no-build-isolation .`); see sru_asr/ops/build.py."""
+"""Ships compiled kernels where the build finds torch (`pip install --no-build-isolation .`); see sru_asr/ops."""
 
 import importlib.util
 from pathlib import Path

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--alignments",
         choices=("none", "errors", "all"),
         default="none",
-        help="print how reference and hypothesis align: of no utterance, of those with errors, or of all (default: none)",
+        help="print how reference and hypothesis align, of utterances with errors or of all (default: none)",
     )
     evaluate.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
 
@@ -206,7 +206,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     print(evaluation.summary())
     if args.json is not None:
         try:
-            args.json.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
+            args.json.write_text(
+                json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
         except OSError as error:
             raise CommandError(f"--json: {args.json} cannot be written: {error.strerror}") from error
     return SOME_FAILED if evaluation.faults else OK

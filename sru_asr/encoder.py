@@ -34,7 +34,7 @@ class Subsampling(nn.Module):
         self.project = nn.Linear(channels * ((n_mels + 3) // 4), width)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, frames, n_mels), zero behind each length, to (batch, frames / 4 rounded up, width) and its lengths."""
+        """(batch, frames, n_mels), zero behind each length, to (batch, ceil(frames / 4), width) and its lengths."""
         if features.shape[1] == 0:  # which a convolution refuses
             return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
         x = features.unsqueeze(1)

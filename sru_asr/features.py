@@ -120,7 +120,7 @@ class FeatureStatistics:
 
 
 class SpecAugment(nn.Module):
-    """Masks stripes of frequency and time with the mean (Park et al. 2019), on the device, without loops over the batch.
+    """Masks stripes of frequency and time with the mean (Park et al. 2019), without loops over the batch.
 
     Args:
         n_frequency: frequency masks per utterance.
@@ -142,15 +142,14 @@ class SpecAugment(nn.Module):
         """Mask `features` (batch, frames, n_mels) in training; pass them through otherwise."""
         if not self.training:
             return features
-        batch, frames, n_mels = features.shape
-        device = features.device
+        _, frames, n_mels = features.shape
         frequency = self._stripes(n_mels, self.n_frequency, self.frequency_width, torch.full_like(lengths, n_mels))
         n_time = int(frames / FRAMES_PER_SECOND * self.time_share) + 1
         time = self._stripes(frames, n_time, self.time_width, lengths)
         # Masks are drawn for the longest utterance; a shorter one gets its share of them.
         if time is not None:
             wanted = (lengths / FRAMES_PER_SECOND * self.time_share).long() + 1
-            time &= torch.arange(n_time, device=device)[None, :, None] < wanted[:, None, None]
+            time &= torch.arange(n_time, device=features.device)[None, :, None] < wanted[:, None, None]
             features = features.masked_fill(time.any(1)[:, :, None], 0)
         if frequency is not None:
             features = features.masked_fill(frequency.any(1)[:, None, :], 0)

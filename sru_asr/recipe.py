@@ -10,7 +10,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from sru_asr.data import load_manifest, make_loader, validate
+from sru_asr.data import BatchSampler, load_manifest, make_loader, validate
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import FeatureStatistics, frame_count
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
@@ -75,7 +76,9 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--init-from", type=Path, help="start from the weights of this model (its tokenizer included)")
     parser.add_argument("--checkpoint-steps", type=int, default=1000, help="save this often within an epoch, too")
-    parser.add_argument("--restart", action="store_true", help="discard what --output-dir holds instead of going on from it")
+    parser.add_argument(
+        "--restart", action="store_true", help="discard what --output-dir holds instead of going on from it"
+    )
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(OptimizerConfig, "optimizer")
     parser.add_class_arguments(DataConfig, "data")
@@ -138,8 +141,8 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    split = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    train_loader = make_loader(
+    rank_loader = partial(make_loader, rank=trainer.global_rank, world_size=trainer.world_size)
+    train_loader = rank_loader(
         train_cuts,
         model.tokenizer,
         max_seconds=data.max_batch_seconds,
@@ -147,15 +150,13 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
         speeds=data.speeds,
         training=True,
         workers=data.workers,
-        **split,
     )
-    dev_loader = make_loader(
-        dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False, workers=0, **split
-    )
+    dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)
     last = output / LAST_CHECKPOINT
     if last.is_file():
         position = torch.load(last, map_location="cpu", weights_only=True)["position"]
-        train_loader.sampler.skip(position["epoch"], position["batches"])  # type: ignore[union-attr]
+        assert isinstance(train_loader.sampler, BatchSampler)
+        train_loader.sampler.skip(position["epoch"], position["batches"])
         if trainer.is_global_zero:
             print(f"going on from {last} (epoch {position['epoch'] + 1}, batch {position['batches']})", flush=True)
     elif trainer.is_global_zero:
@@ -166,9 +167,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
             f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances",
             flush=True,
         )
-    trainer.fit(
-        task, train_loader, dev_loader, ckpt_path=str(last) if last.is_file() else None, weights_only=True
-    )
+    trainer.fit(task, train_loader, dev_loader, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     if trainer.interrupted:
         print(f"stopped; the same command goes on from {last}")
         raise SystemExit(130)
@@ -227,11 +226,8 @@ class EpochLine(Callback):
 
 def _checkpoints(output: Path, steps: int) -> list[Callback]:
     """Keep one checkpoint to go on from, renewed after every epoch and, in long epochs, every `steps` steps."""
-    common = {"dirpath": output, "filename": Path(LAST_CHECKPOINT).stem, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(**common, every_n_epochs=1, save_on_train_epoch_end=True),
-        ModelCheckpoint(**common, every_n_train_steps=steps),
-    ]
+    last = partial(ModelCheckpoint, output, Path(LAST_CHECKPOINT).stem, enable_version_counter=False)
+    return [last(every_n_epochs=1, save_on_train_epoch_end=True), last(every_n_train_steps=steps)]
 
 
 def _settle(args: Namespace, output: Path) -> None:
@@ -257,7 +253,9 @@ def _settle(args: Namespace, output: Path) -> None:
     if last.is_file() and path.is_file():
         found = json.loads(path.read_text())
         if found != wanted:
-            different = [f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]]
+            different = [
+                f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]
+            ]
             raise ValueError(
                 f"{output} holds a run with other settings ({'; '.join(different)}). "
                 "Give those settings to go on with it, another --output-dir, or --restart to discard it."

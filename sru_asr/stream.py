@@ -19,12 +19,13 @@ def check_waveform(waveform: object) -> Tensor:
     """
     if not isinstance(waveform, Tensor):
         raise AudioError(
-            f"expected a waveform as a torch.Tensor, found {type(waveform).__name__}; torch.from_numpy makes one of an array"
+            f"expected a waveform as a torch.Tensor, found {type(waveform).__name__}; "
+            "torch.from_numpy makes one of an array"
         )
     if waveform.dim() != 1 or not waveform.is_floating_point():
         raise AudioError(
-            "expected a waveform of shape (samples,), floating point in [-1, 1], "
-            f"found {waveform.dtype} of shape {tuple(waveform.shape)}; average channels, divide 16-bit integers by 32768"
+            "expected a waveform of shape (samples,), floating point in [-1, 1], found "
+            f"{waveform.dtype} of shape {tuple(waveform.shape)}; average channels, divide 16-bit integers by 32768"
         )
     if not torch.isfinite(waveform).all():
         raise AudioError("expected a waveform of finite samples, found NaN or infinity; repair what recorded it")

@@ -121,8 +121,8 @@ class SpeechTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note how far the epoch has come, for the sampler to go on from there."""
         # `completed` is counted only after the callbacks that save within an epoch.
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        checkpoint["position"] = {"epoch": self.current_epoch, "batches": progress.processed}
+        processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        checkpoint["position"] = {"epoch": self.current_epoch, "batches": processed}
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

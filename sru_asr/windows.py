@@ -1,8 +1,8 @@
 """Windows of chunk + lookahead frames: how a bidirectional model reads live speech.
 
-A window is `chunk` new frames and `lookahead` frames behind them. Every layer computes the whole window; what it emits for
-the chunk counts, the lookahead is computed again by the next window. Offline all windows lie one after another in one
-tensor, so that a whole utterance is computed layer by layer and nothing loops over windows.
+A window is `chunk` new frames and `lookahead` frames behind them. Every layer computes the whole window; what it emits
+for the chunk counts, the lookahead is computed again by the next window. Offline all windows lie one after another in
+one tensor, so that a whole utterance is computed layer by layer and nothing loops over windows.
 """
 
 from __future__ import annotations

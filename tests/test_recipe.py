@@ -154,4 +154,6 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) ->
     assert two.stdout.count("WER  ") == 1
     expected, found = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )

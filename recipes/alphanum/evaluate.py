@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--model", default="runs/alphanum", help="default: %(default)s")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--corpus-dir", type=Path, default=ROOT / "data/alphanum", help="default: %(default)s")
-    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="default: %(default)s")
+    parser.add_argument(
+        "--prepared-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="default: %(default)s"
+    )
     args, others = parser.parse_known_args()
     try:
         manifests = prepare(args.corpus_dir, args.prepared_dir)

@@ -20,7 +20,9 @@ def main() -> None:
         model__hidden_size=192,
         model__num_layers=4,
     )
-    parser.add_argument("--corpus-dir", type=Path, default=ROOT / "data/alphanum", help="as data/alphanum/make.py writes it")
+    parser.add_argument(
+        "--corpus-dir", type=Path, default=ROOT / "data/alphanum", help="as data/alphanum/make.py writes it"
+    )
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="where manifests go")
     args = parser.parse_args()
     train(args, lambda: prepare(args.corpus_dir, args.prepared_dir))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from sru_asr.download import BY_HAND, DownloadError, download, extract
 from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.download import BY_HAND, DownloadError, download, extract
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,13 +1,13 @@
 """Measures a model on a part of LibriSpeech.
 
-example: python recipes/librispeech/evaluate.py --model runs/librispeech --split test-clean --corpus-dir ~/corpora/LibriSpeech
+example: python recipes/librispeech/evaluate.py --split test-clean --corpus-dir ~/corpora/LibriSpeech
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from prepare import ROOT, PARTS, prepare
+from prepare import PARTS, ROOT, prepare
 
 from sru_asr import cli
 
@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--model", default="runs/librispeech", help="default: %(default)s")
     parser.add_argument("--split", choices=tuple(PARTS), default="test-clean", help="default: %(default)s")
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
-    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/librispeech-evaluation", help="default: %(default)s")
+    parser.add_argument(
+        "--prepared-dir", type=Path, default=ROOT / "data/prepared/librispeech-evaluation", help="default: %(default)s"
+    )
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
     args, others = parser.parse_known_args()
     try:

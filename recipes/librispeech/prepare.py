@@ -13,8 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sru_asr.download import download, extract
 from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.download import download, extract
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = """\

@@ -1,7 +1,7 @@
 """Trains a recogniser on LibriSpeech: `mini` (5 hours), `100` or `960`.
 
 example: python recipes/librispeech/train.py --subset mini
-example: torchrun --nproc-per-node 4 recipes/librispeech/train.py --subset 960 --trainer.strategy ddp --trainer.devices 4
+example: torchrun --nproc-per-node 4 recipes/librispeech/train.py --subset 960 --trainer.devices 4
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The project's torch operators; the only place that knows `torch.ops`. Importing it loads (or compiles) the kernels."""
+"""The torch operators; the only place that knows `torch.ops`. Importing it loads (or compiles) the kernels."""
 
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence
 from sru_asr.ops.reference import recurrence_reference

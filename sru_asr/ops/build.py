@@ -1,8 +1,8 @@
 """The compiled kernels: where they are, and how they are made where they are not there yet.
 
 The extension uses LibTorch's stable ABI, so one binary serves every torch from 2.11 on and every Python. It is either
-shipped beside this package (a build that found torch) or compiled once, by ninja, into a cache. Both are named by a hash
-of the sources and flags: a binary that does not belong to the sources is never loaded.
+shipped beside this package (a build that found torch) or compiled once, by ninja, into a cache. Both are named by a
+hash of the sources and flags: a binary that does not belong to the sources is never loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMMON_FLAGS = [
 ]
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 # Each source with the flags it alone gets: one translation unit per instruction set.
-SOURCES = {"operator.cpp": [], "cpu/select.cpp": [], "cpu/baseline.cpp": []}
+SOURCES: dict[str, list[str]] = {"operator.cpp": [], "cpu/select.cpp": [], "cpu/baseline.cpp": []}
 if X86:
     COMMON_FLAGS.append("-DSRU_ASR_X86")
     SOURCES["cpu/avx2.cpp"] = ["-mavx2", "-mfma"]

@@ -129,4 +129,10 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_final: Tensor | None, _: Non
     return grad_u, grad_x, grad_weight_c, grad_bias, grad_initial, None, None, None, None, None
 
 
+def _second_derivative(ctx: Any, *_: Tensor) -> None:
+    raise NotImplementedError("sru_asr::recurrence has no second derivative; recurrence_reference has one, slowly")
+
+
 torch.library.register_autograd("sru_asr::recurrence", _backward, setup_context=_setup_context)
+# Without this torch would warn once and go on with zeros.
+torch.library.register_autograd("sru_asr::recurrence_backward", _second_derivative)

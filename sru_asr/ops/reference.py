@@ -34,7 +34,9 @@ def recurrence_reference(
         v, b = weight_c[d].to(real), bias[d].to(real)
         h_at = [u.new_zeros(batch, hidden, dtype=real)] * frames
 
-        def step(t: int, inside: Tensor, c: Tensor, d: int = d, v: Tensor = v, b: Tensor = b, h_at: list = h_at) -> Tensor:
+        def step(
+            t: int, inside: Tensor, c: Tensor, d: int = d, v: Tensor = v, b: Tensor = b, h_at: list = h_at
+        ) -> Tensor:
             candidate, forget, reset = u[:, t, d, :3].to(real).unbind(1)
             f = torch.sigmoid(forget + v[0] * c + b[0])
             r = torch.sigmoid(reset + v[1] * c + b[1])
