@@ -115,7 +115,7 @@ SRU_ASR_INLINE V clamp(V x) {
 }
 
 // Both gates for one division: sigmoid(a) = (1 + e^-b) / ((1 + e^-a)(1 + e^-b)). The clamp keeps the product finite and
-// changes a gate by less than 5e-18.
+// changes a gate by less than 5e-18. A NaN in one makes both NaN.
 template <class V>
 SRU_ASR_INLINE void gates(V a, V b, V& f, V& r) {
   a = clamp(a);

@@ -20,20 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sru_asr.audio import SAMPLE_RATE, AudioError, resample
-from sru_asr.manifest import ManifestError, describe, load_manifest, read_manifest, validate
+from sru_asr.manifest import describe
 from sru_asr.text import BLANK, Tokenizer, normalize
-
-__all__ = [
-    "Batch",
-    "BatchSampler",
-    "ManifestError",
-    "SpeechDataset",
-    "load_manifest",
-    "load_waveform",
-    "make_loader",
-    "read_manifest",
-    "validate",
-]
 
 # With fewer batches to a bucket, the same utterances meet in every epoch; with more, padding grows. With 4, an epoch of
 # AN4 in batches of 60 s is 7 % padding, one of speechocean762 in batches of 120 s 4 %.
@@ -132,9 +120,11 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
     for the longest cut of its bucket. In training the cuts of a bucket are shuffled among its batches, and the batches
     among each other, by seed and epoch. So every epoch has each utterance once, and the same number of batches.
 
-    Over several ranks, training takes batches of one bucket at a time, so that no rank waits for one with longer
-    utterances, and splits batches until all ranks have equally many. (Only if there are too few utterances for that,
-    batches are repeated.) Evaluation repeats nothing: a rank may have a batch more than another, or none.
+    The batches of one optimizer step, over all ranks and over those that gradients are accumulated over, come from one
+    bucket where possible, so that no rank waits for one with longer utterances; batches are split until there are
+    enough of them for every step to be whole. (Only if there are too few utterances for that, batches are repeated.) Two
+    ranks and one that accumulates two batches see the same. Evaluation repeats nothing: a rank may have a batch more
+    than another, or none.
 
     Args:
         cuts: The utterances.
@@ -143,6 +133,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         seed: What the order is drawn from, with the epoch.
         rank: This process.
         world_size: The number of processes.
+        accumulate: The batches that each rank takes for one optimizer step.
 
     Raises:
         ValueError: If there are no cuts or the limits make no sense.
@@ -157,9 +148,10 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
-        if not max_seconds > 0 or not 0 <= rank < world_size:
-            raise ValueError(f"expected {max_seconds=} above 0 and {rank=} in [0, {world_size=})")
+        if not max_seconds > 0 or not 0 <= rank < world_size or accumulate < 1:
+            raise ValueError(f"expected {max_seconds=} above 0, {rank=} in [0, {world_size=}), {accumulate=} above 0")
         self._cuts = sorted(cuts, key=lambda cut: (cut.duration, cut.id))
         if not self._cuts or not self._cuts[0].duration > 0:
             raise ValueError("expected utterances, all longer than 0 s")
@@ -167,9 +159,10 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.accumulate = accumulate
         self._buckets = _buckets([cut.duration for cut in self._cuts], max_seconds)
         if training:
-            _split_evenly(self._buckets, world_size)
+            _split_evenly(self._buckets, world_size * accumulate)
         self._epoch = 0
         self._skipped = (0, 0)
 
@@ -190,7 +183,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         """The number of batches of a whole epoch on this rank."""
         n_batches = sum(n for _, n in self._buckets)
         if self.training:
-            return math.ceil(n_batches / self.world_size)
+            return math.ceil(n_batches / (self.world_size * self.accumulate)) * self.accumulate
         return len(range(self.rank, n_batches, self.world_size))
 
     def total_batches(self, n_epochs: int) -> int:
@@ -215,9 +208,9 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         if not self.training:
             return batches[self.rank :: self.world_size]
         everything = islice(cycle(batches), len(self) * self.world_size)
-        steps = list(zip(*[everything] * self.world_size, strict=True))
+        steps = list(zip(*[everything] * (self.world_size * self.accumulate), strict=True))
         shuffle(steps)
-        return [step[self.rank] for step in steps]
+        return [batch for step in steps for batch in step[self.rank :: self.world_size]]
 
 
 def _buckets(durations: Sequence[float], max_seconds: float) -> list[tuple[range, int]]:
@@ -233,9 +226,9 @@ def _buckets(durations: Sequence[float], max_seconds: float) -> list[tuple[range
     return buckets
 
 
-def _split_evenly(buckets: list[tuple[range, int]], world_size: int) -> None:
-    """Adds batches where they are largest, until the number of batches is a multiple of `world_size`."""
-    for _ in range(-sum(n for _, n in buckets) % world_size):
+def _split_evenly(buckets: list[tuple[range, int]], step: int) -> None:
+    """Adds batches where they are largest, until the number of batches is a multiple of `step`."""
+    for _ in range(-sum(n for _, n in buckets) % step):
         largest = max(range(len(buckets)), key=lambda i: len(buckets[i][0]) / buckets[i][1])
         members, n_batches = buckets[largest]
         if n_batches == len(members):
@@ -254,6 +247,7 @@ def make_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
 ) -> DataLoader[Batch]:
     """Puts the parts together; the `BatchSampler` is the loader's `sampler`.
 
@@ -267,12 +261,19 @@ def make_loader(
         workers: Processes that load; with 0 it happens in this one. The batches are the same.
         rank: This process of a distributed run.
         world_size: The number of its processes.
+        accumulate: The batches that each of them takes for one optimizer step.
     """
     speeds = speeds if training else (1.0,)
     if not speeds or min(speeds) <= 0:
         raise ValueError(f"expected speeds above 0, found {list(speeds)}")
     sampler = BatchSampler(
-        cuts, max_seconds=max_seconds * min(speeds), training=training, seed=seed, rank=rank, world_size=world_size
+        cuts,
+        max_seconds=max_seconds * min(speeds),
+        training=training,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        accumulate=accumulate,
     )
     return DataLoader(
         SpeechDataset(tokenizer, seed=seed, speeds=speeds),

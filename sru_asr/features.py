@@ -160,7 +160,8 @@ class SpecAugment(nn.Module):
         if count == 0 or width == 0:
             return None
         shape = (lengths.shape[0], count, 1)
-        widths = torch.rand(shape, device=lengths.device) * (width + 1)
-        starts = torch.rand(shape, device=lengths.device) * (lengths[:, None, None] - widths).clamp(min=0)
+        widths = (torch.rand(shape, device=lengths.device) * (width + 1)).floor()
+        room = (lengths[:, None, None] - widths + 1).clamp(min=0)
+        starts = (torch.rand(shape, device=lengths.device) * room).floor()
         at = torch.arange(size, device=lengths.device)
-        return (at >= starts.floor()) & (at < starts.floor() + widths.floor())
+        return (at >= starts) & (at < starts + widths)

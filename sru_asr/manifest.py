@@ -63,20 +63,16 @@ def validate(
     cuts: CutSet,
     tokenizer: Tokenizer,
     *,
-    frames_per_second: float,
     max_seconds: float,
     min_seconds: float,
-    speeds: Sequence[float] = (1.0,),
 ) -> None:
     """Finds, from headers alone, everything that would make a training on these cuts fail later, or lie.
 
     Args:
         cuts: The utterances.
         tokenizer: What will encode their transcripts.
-        frames_per_second: The encoder's output rate, which bounds the tokens that CTC can emit.
         max_seconds: Utterances longer than this are faults.
         min_seconds: And so are shorter ones.
-        speeds: The factors of speed perturbation; the fastest leaves the fewest frames.
 
     Raises:
         ManifestError: With the faults of all cuts.
@@ -88,7 +84,7 @@ def validate(
             found.append(f"lasts {cut.duration:.2f} s, expected {min_seconds:g} to {max_seconds:g} s")
         text = cut.supervisions[0].text if len(cut.supervisions) == 1 else None
         if isinstance(text, str):
-            found += _text_faults(text, tokenizer, n_frames=int(cut.duration / max(speeds) * frames_per_second))
+            found += _text_faults(text, tokenizer)
         return [f"{describe(cut)}: {fault}" for fault in found]
 
     with ThreadPool(N_THREADS) as pool:
@@ -96,6 +92,21 @@ def validate(
     occurrences = Counter(cut.id for cut in cuts)
     faults += [f"{cut_id}: {n} cuts have this id" for cut_id, n in occurrences.items() if n > 1]
     _raise_for(faults if occurrences else ["there are no utterances"])
+
+
+def too_fast(cut: Cut, tokenizer: Tokenizer, frames_per_second: float) -> bool:
+    """Whether a cut has fewer frames than CTC needs for its text: one a token, and one between equal neighbours.
+
+    No training learns anything from such a cut. Real corpora have some, where a transcript says more than the audio.
+
+    Args:
+        cut: With one supervision, as `validate` accepts it.
+        tokenizer: What will encode the text.
+        frames_per_second: The encoder's output rate; at a speed of 1.1 there are 1.1 times fewer.
+    """
+    tokens = tokenizer.encode(normalize(cut.supervisions[0].text or ""))
+    needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))
+    return needed > int(cut.duration * frames_per_second)
 
 
 def describe(cut: Cut) -> str:
@@ -242,15 +253,9 @@ def _supervision_faults(cut: Cut) -> Iterator[str]:
             yield "has the text of more than its audio: the supervision reaches out of the cut"
 
 
-def _text_faults(text: str, tokenizer: Tokenizer, n_frames: int) -> Iterator[str]:
+def _text_faults(text: str, tokenizer: Tokenizer) -> Iterator[str]:
     normalized = normalize(text)
     if not normalized:
         yield f"has no words in its text {text!r}"
     elif missing := tokenizer.missing(normalized):
         yield f"has characters that the tokenizer lacks: {', '.join(map(repr, sorted(missing)))}"
-    else:
-        tokens = tokenizer.encode(normalized)
-        # CTC parts equal neighbours by a blank, which takes a frame as well.
-        needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))
-        if needed > n_frames:
-            yield f"has {n_frames} encoder frames, too few for its text, which takes {needed}: {normalized[:60]!r}"

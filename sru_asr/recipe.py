@@ -24,9 +24,10 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from sru_asr.data import BatchSampler, load_manifest, make_loader, validate
+from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import FeatureStatistics, frame_count
+from sru_asr.manifest import load_manifest, too_fast, validate
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
 from sru_asr.task import OptimizerConfig, SpeechTask
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, normalize
@@ -119,14 +120,8 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
     model = _initial_model(args, train_cuts)
     data = DataConfig(**args.data.as_dict())
     for cuts in (train_cuts, dev_cuts):
-        validate(
-            cuts,
-            model.tokenizer,
-            frames_per_second=model.frames_per_second,
-            max_seconds=data.max_seconds,
-            min_seconds=data.min_seconds,
-            speeds=data.speeds if cuts is train_cuts else (1.0,),
-        )
+        validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
+    train_cuts = _learnable(train_cuts, model, max(data.speeds))
     task = SpeechTask(model, OptimizerConfig(**args.optimizer.as_dict()), args.seed)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
@@ -150,6 +145,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
         speeds=data.speeds,
         training=True,
         workers=data.workers,
+        accumulate=trainer.accumulate_grad_batches,
     )
     dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)
     last = output / LAST_CHECKPOINT
@@ -167,10 +163,14 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
             f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances",
             flush=True,
         )
-    trainer.fit(task, train_loader, dev_loader, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        print(f"stopped; the same command goes on from {last}")
-        raise SystemExit(130)
+    try:
+        trainer.fit(task, train_loader, dev_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if not trainer.interrupted:
+            raise
+        goes_on = f"goes on from {last}" if last.is_file() else "starts again, as no epoch was finished"
+        print(f"stopped; the same command {goes_on}")
+        raise SystemExit(130) from None
     if not trainer.is_global_zero:
         return None
     return _report(model, dev_cuts, manifests["dev"], output, args)
@@ -273,6 +273,18 @@ def _initial_model(args: Namespace, train_cuts: CutSet) -> Recognizer:
     model = Recognizer(ModelConfig(**args.model.as_dict()), tokenizer)
     _measure_features(model, train_cuts, args.data.max_batch_seconds)
     return model
+
+
+def _learnable(cuts: CutSet, model: Recognizer, fastest: float) -> CutSet:
+    """Leave out what CTC cannot align; say so."""
+    rate = model.frames_per_second / fastest
+    left_out = {cut.id for cut in cuts if too_fast(cut, model.tokenizer, rate)}
+    if len(left_out) == len(cuts):
+        raise ValueError("every training utterance has more tokens than the encoder has frames: are the texts right?")
+    if left_out:
+        examples = ", ".join(sorted(left_out)[:3])
+        print(f"left out {len(left_out)} of {len(cuts)} utterances, too fast for their text ({examples}, ...)", flush=True)
+    return CutSet.from_cuts(cut for cut in cuts if cut.id not in left_out)
 
 
 def _measure_features(model: Recognizer, cuts: CutSet, max_batch_seconds: float) -> None:

@@ -151,7 +151,7 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) ->
     options = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
     two = _train(corpus, tmp_path / "two", *options, launcher=run if launcher == "torchrun" else ())
     assert two.returncode == 0, two.stderr
-    assert two.stdout.count("WER  ") == 1
+    assert two.stdout.count("\nCER ") == 1
     expected, found = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name, tensor in expected.items():
         torch.testing.assert_close(

@@ -181,7 +181,10 @@ struct ForwardRun : Recurrence<Storage> {
           frames(start + chunk, valid - chunk, 1, ahead);
         }
       }
-      for (int64_t t = start + valid; t < start + size; ++t) self.clear(self.row(args.h, t));
+      for (int64_t t = start + valid; t < start + size; ++t) {
+        self.clear(self.row(args.h, t));
+        if (args.states) self.copy(self.kept_row(args.states, t), nullptr);
+      }
     }
     if (!self.backward_direction() || args.windows == 0) self.copy(final_state, c);
   }

@@ -1,0 +1,118 @@
+"""The encoder: frames counted as they are made, no influence of padding, and what a frame can see."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sru_asr.encoder import CONTEXT_FRAMES, SUBSAMPLING, Encoder, Subsampling, subsampled_lengths
+from sru_asr.features import mask_padding
+
+N_MELS = 8
+windows = st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 8), st.integers(0, 6)))
+
+
+def make_encoder(**kwargs):
+    torch.manual_seed(0)
+    settings = {"channels": 3, "hidden_size": 8, "num_layers": 2, "dropout": 0.0, "highway_bias": -1.0}
+    return Encoder(N_MELS, **settings | kwargs).eval()
+
+
+ENCODER = make_encoder()
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def random_features(lengths, frames, seed=0):
+    features = torch.randn(len(lengths), frames, N_MELS, generator=torch.Generator().manual_seed(seed))
+    return mask_padding(features, torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("n_mels", [7, 8, 9, 80])
+def test_subsampled_frames_are_counted_as_they_are_made(n_mels):
+    subsampling = Subsampling(n_mels, channels=2, width=5)
+    for frames in range(70):
+        x, lengths = subsampling(torch.zeros(1, frames, n_mels), torch.tensor([frames]))
+        assert x.shape == (1, subsampled_lengths(torch.tensor(frames)), 5)
+        assert lengths.tolist() == [x.shape[1]] == [-(-frames // SUBSAMPLING)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(0, 70), min_size=1, max_size=4),
+    extra=st.integers(0, 20),
+    window=windows,
+    seed=st.integers(0, 1_000),
+)
+def test_an_utterance_is_encoded_as_it_is_alone(lengths, extra, window, seed):
+    features = random_features(lengths, max(lengths) + extra, seed)
+    found, frames = ENCODER(features, torch.tensor(lengths), *window)
+    assert torch.equal(frames, subsampled_lengths(torch.tensor(lengths)))
+    for row, length, found_row, n_frames in zip(features, lengths, found, frames.tolist(), strict=True):
+        alone, _ = ENCODER(row[None, :length], torch.tensor([length]), *window)
+        assert alone.shape[1] == n_frames
+        torch.testing.assert_close(found_row[:n_frames], alone[0], rtol=0, atol=1e-5)
+
+
+def test_a_window_longer_than_the_utterance_is_full_context():
+    features, lengths = random_features([61, 30], 61), torch.tensor([61, 30])
+    expected, _ = ENCODER(features, lengths)
+    for window in [(16, 0), (16, 3), (100, 7), (1, 16), (5, 15)]:
+        found, _ = ENCODER(features, lengths, *window)
+        last = 16 if window[0] >= 16 else window[0]  # what the first window emits has seen everything
+        torch.testing.assert_close(found[:, :last], expected[:, :last], rtol=0, atol=1e-5)
+    different, _ = ENCODER(features, lengths, 5, 3)
+    assert not torch.allclose(different, expected, atol=1e-3)
+
+
+def reach(function, frames):
+    """For each frame of what `function` returns the features that change it: (subsampled frames, frames) bool."""
+    features = random_features([frames], frames)
+    before = function(features)
+    columns = []
+    for i in range(frames):
+        touched = features.clone()
+        touched[:, i] += 1
+        columns.append(((function(touched) - before).abs().amax(-1) > 1e-7)[0])
+    return torch.stack(columns, 1)
+
+
+def test_a_subsampled_frame_sees_three_features_on_either_side():
+    torch.manual_seed(0)
+    subsampling = Subsampling(N_MELS, channels=32, width=8)  # of few channels, all may be off
+    found = reach(lambda features: subsampling(features, torch.tensor([50]))[0], 50)
+    at = torch.arange(50)[None] - SUBSAMPLING * torch.arange(13)[:, None]
+    assert torch.equal(found, at.abs() <= CONTEXT_FRAMES)
+
+
+@pytest.mark.parametrize(("chunk", "lookahead"), [(1, 0), (1, 4), (3, 0), (4, 3), (5, 7)])
+def test_a_window_sees_its_lookahead_and_not_beyond(chunk, lookahead):
+    found = reach(lambda features: ENCODER(features, torch.tensor([50]), chunk, lookahead)[0], 50)
+    for t, seen in enumerate(found):
+        last_subsampled = min((t // chunk + 1) * chunk + lookahead, 13) - 1
+        last = min(SUBSAMPLING * last_subsampled + CONTEXT_FRAMES, 49)
+        assert seen[last]
+        assert not seen[last + 1 :].any()
+        assert seen[0]  # and all of the past
+
+
+def test_full_context_sees_everything():
+    assert reach(lambda features: ENCODER(features, torch.tensor([50]))[0], 50).all()
+
+
+def test_dropout_is_off_in_evaluation():
+    features, lengths = random_features([40, 20], 40), torch.tensor([40, 20])
+    encoder = make_encoder(dropout=0.5)
+    torch.testing.assert_close(encoder(features, lengths)[0], ENCODER(features, lengths)[0], rtol=0, atol=0)
+    encoder.train()
+    assert not torch.equal(encoder(features, lengths)[0], encoder(features, lengths)[0])
+
+
+@pytest.mark.parametrize("window", [(-1, 0), (2, -1), (0, 3)])
+def test_windows_that_mean_nothing_are_refused(window):
+    with pytest.raises(ValueError, match="chunk >= 1 and lookahead >= 0"):
+        ENCODER(random_features([20], 20), torch.tensor([20]), *window)

@@ -1,0 +1,161 @@
+"""Live equals offline: whatever the pieces the audio comes in, and however long it is."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sru_asr.audio import AudioError
+from sru_asr.encoder import SUBSAMPLING
+from sru_asr.features import frame_count
+from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.stream import Stream
+from sru_asr.text import CharTokenizer
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2, highway_bias=-1.0), CharTokenizer())
+    model.features.mean.fill_(-5.0)
+    model.features.scale.fill_(0.5)
+    return model.eval()
+
+
+MODEL = tiny_model()
+
+
+def speech(n_samples, seed=0):
+    """Noise whose loudness changes, so that frames differ."""
+    generator = torch.Generator().manual_seed(seed)
+    loudness = torch.rand(n_samples // 1_000 + 1, generator=generator).repeat_interleave(1_000)[:n_samples]
+    return 0.3 * loudness * torch.randn(n_samples, generator=generator)
+
+
+def offline(waveform, chunk=0, lookahead=0):
+    with torch.inference_mode():
+        log_probs, lengths = MODEL(waveform[None], torch.tensor([len(waveform)]), chunk, lookahead)
+    assert lengths.tolist() == [log_probs.shape[1]]
+    return log_probs[0]
+
+
+def live(waveform, chunk, lookahead, sizes):
+    """Push pieces of these sizes, then the rest; returns all that was emitted, and checks that it comes in time."""
+    stream = Stream(MODEL, chunk, lookahead)
+    emitted, n_pushed, n_emitted = [], 0, 0
+    for piece in waveform.split([*sizes, len(waveform) - sum(sizes)]):
+        emitted.append(stream.push(piece))
+        n_pushed += len(piece)
+        assert stream.samples == n_pushed
+        n_ready = int(frame_count(torch.tensor(n_pushed))) // SUBSAMPLING
+        n_emitted += len(emitted[-1])
+        assert n_emitted == max(n_ready - lookahead, 0) // chunk * chunk
+    return torch.cat([*emitted, stream.finish()])
+
+
+@st.composite
+def utterances(draw):
+    """A length, with what is special about it more often than by chance, and pieces that sum to at most that."""
+    special = st.sampled_from([0, 1, 399, 400, 401, 559, 560, 879, 880, 881, 1_040, 16_000])
+    n_samples = draw(st.one_of(special, st.integers(0, 4_000), st.integers(0, 40_000)))
+    cuts = draw(st.lists(st.integers(0, n_samples), max_size=30))
+    edges = [0, *sorted(cuts)]
+    return n_samples, [stop - start for start, stop in pairwise(edges)]
+
+
+@settings(deadline=None, max_examples=100)
+@given(utterances(), st.integers(1, 30), st.integers(0, 20), st.integers(0, 1_000))
+@example((16_000, []), 1, 0, 0)
+@example((16_000, []), 4, 8, 0)
+@example((16_000, [400] * 40), 1_000, 1_000, 0)
+def test_live_equals_offline(utterance, chunk, lookahead, seed):
+    n_samples, sizes = utterance
+    waveform = speech(n_samples, seed)
+    expected = offline(waveform, chunk, lookahead)
+    found = live(waveform, chunk, lookahead, sizes)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 400, 1_600])
+def test_live_equals_offline_in_pieces_of_one_size(size):
+    waveform = speech(6_000)
+    found = live(waveform, 3, 2, [size] * (len(waveform) // size))
+    torch.testing.assert_close(found, offline(waveform, 3, 2), rtol=0, atol=1e-4)
+
+
+def test_a_chunk_as_long_as_the_utterance_is_full_context():
+    waveform = speech(30_000)
+    torch.testing.assert_close(live(waveform, 100, 0, [7_000] * 4), offline(waveform), rtol=0, atol=1e-4)
+    assert not torch.allclose(live(waveform, 5, 2, []), offline(waveform), atol=1e-2)
+
+
+def test_streams_do_not_meet():
+    first, second = speech(9_000, seed=1), speech(9_000, seed=2)
+    streams = [Stream(MODEL, 4, 2), Stream(MODEL, 4, 2)]
+    emitted = [[], []]
+    for pieces in zip(first.split(900), second.split(900), strict=True):
+        for stream, piece, found in zip(streams, pieces, emitted, strict=True):
+            found.append(stream.push(piece))
+    for stream, waveform, found in zip(streams, (first, second), emitted, strict=True):
+        found = torch.cat([*found, stream.finish()])
+        torch.testing.assert_close(found, offline(waveform, 4, 2), rtol=0, atol=1e-4)
+
+
+def held_bytes(stream):
+    """What the tensors of a stream keep alive, views with all of what they are views of."""
+    return sum(t.untyped_storage().nbytes() for t in vars(stream).values() if isinstance(t, torch.Tensor))
+
+
+def test_a_long_stream_holds_no_more_than_a_short_one():
+    stream = Stream(MODEL, 5, 3)
+    held = []
+    for piece in speech(60 * 16_000).split(1_600):
+        stream.push(piece)
+        held.append(held_bytes(stream))
+    assert max(held) == max(held[:50])
+    # Its audio: a piece, the five frames (of 640 samples) that the convolutions see, a window. Its pending frames.
+    assert max(held) < 4 * (1_600 + 5 * 640 + 400 + 32 * (8 + 3) + 2 * 16)
+
+
+def test_a_finished_stream_says_so():
+    stream = Stream(MODEL, 5, 3)
+    stream.push(speech(3_000))
+    stream.finish()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.push(speech(100))
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.finish()
+
+
+def test_a_stream_of_nothing_emits_nothing():
+    stream = Stream(MODEL, 5, 3)
+    assert stream.push(torch.zeros(0)).shape == (0, MODEL.tokenizer.vocab_size)
+    assert stream.finish().shape == (0, MODEL.tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        (torch.zeros(1, 100), r"\(samples,\).*found torch.float32 of shape \(1, 100\)"),
+        (torch.zeros(100, dtype=torch.int16), "found torch.int16"),
+        (torch.tensor([0.0, float("nan")]), "NaN or infinity"),
+        (torch.tensor([0.0, float("inf")]), "NaN or infinity"),
+        ([0.0, 0.1], "torch.Tensor, found list"),
+    ],
+)
+def test_what_is_no_waveform_is_refused_and_leaves_no_trace(piece, message):
+    waveform = speech(5_000)
+    stream = Stream(MODEL, 2, 1)
+    emitted = [stream.push(waveform[:2_000])]
+    with pytest.raises(AudioError, match=message):
+        stream.push(piece)
+    emitted += [stream.push(waveform[2_000:].double()), stream.finish()]
+    torch.testing.assert_close(torch.cat(emitted), offline(waveform, 2, 1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [(0, 0), (-1, 0), (1, -1)])
+def test_windows_that_mean_nothing_are_refused(window):
+    with pytest.raises(ValueError, match="chunk >= 1 and lookahead >= 0"):
+        Stream(MODEL, *window)
