@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -14,26 +14,31 @@ SPEC.loader.exec_module(build)
 TORCH = importlib.util.find_spec("torch")
 
 
+class WithKernels(Distribution):
+    """Binary where the build finds torch, though setuptools compiles nothing itself."""
+
+    def has_ext_modules(self) -> bool:
+        return TORCH is not None
+
+
 class BuildWithKernels(build_py):
     """Adds the compiled kernels to the built package. An editable install compiles at first use instead."""
 
     def run(self) -> None:
         super().run()
+        library = Path(self.build_lib) / "sru_asr" / build.shipped_library().name
+        for stale in library.parent.glob("_C-*.abi3.so"):  # the build folder outlives a build
+            stale.unlink()
         if TORCH is not None and not self.editable_mode:
-            library = Path(self.build_lib) / "sru_asr" / build.shipped_library().name
             build.compile_library(library.resolve(), Path(TORCH.origin).parent)
 
 
 class PlatformWheel(bdist_wheel):
     """A wheel with kernels in it serves every Python, but one kind of machine."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = TORCH is None
-
     def get_tag(self) -> tuple[str, str, str]:
         _, _, machine = super().get_tag()
         return "py3", "none", machine
 
 
-setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel})
+setup(distclass=WithKernels, cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,13 +39,12 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
     Returns:
         (batch,) float32.
     """
-    with torch.autocast(log_probs.device.type, enabled=False):
-        return F.ctc_loss(
-            log_probs.transpose(0, 1),
-            targets,
-            lengths,
-            target_lengths,
-            blank=BLANK,
-            reduction="none",
-            zero_infinity=True,
-        )
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        targets,
+        lengths,
+        target_lengths,
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )

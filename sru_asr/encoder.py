@@ -55,12 +55,9 @@ class Encoder(nn.Module):
         hidden_size: width of each direction; states are twice as wide.
         num_layers: SRU layers.
         dropout: variational dropout between layers.
-        highway_bias: initial bias of the SRU's reset gates.
     """
 
-    def __init__(
-        self, n_mels: int, channels: int, hidden_size: int, num_layers: int, dropout: float, highway_bias: float
-    ) -> None:
+    def __init__(self, n_mels: int, channels: int, hidden_size: int, num_layers: int, dropout: float) -> None:
         super().__init__()
         self.width = 2 * hidden_size
         self.subsampling = Subsampling(n_mels, channels, self.width)
@@ -73,7 +70,7 @@ class Encoder(nn.Module):
             dropout=dropout,
             layer_norm=True,
             residual=True,
-            highway_bias=highway_bias,
+            highway=False,  # around layers that already have a residual it doubles the stream with each of them
         )
         self.norm = nn.LayerNorm(self.width)
 

@@ -40,7 +40,6 @@ class ModelConfig:
         hidden_size: width of each direction of the SRU.
         num_layers: SRU layers.
         dropout: dropped units between layers (variational) and before the head.
-        highway_bias: initial bias of the SRU's reset gates.
     """
 
     n_mels: int = 80
@@ -48,7 +47,6 @@ class ModelConfig:
     hidden_size: int = 256
     num_layers: int = 6
     dropout: float = 0.1
-    highway_bias: float = -2.0
 
     def __post_init__(self) -> None:
         limits = {"n_mels": (4, 512), "channels": (1, 4096), "hidden_size": (1, 16384), "num_layers": (1, 256)}
@@ -56,10 +54,8 @@ class ModelConfig:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ValueError(f"model {name} must be an integer from {low} to {high}, found {value!r}")
-        for name, least, most in (("dropout", 0.0, 0.99), ("highway_bias", -20.0, 20.0)):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not least <= value <= most:
-                raise ValueError(f"model {name} must be a number from {least} to {most}, found {value!r}")
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout <= 0.99:
+            raise ValueError(f"model dropout must be a number from 0.0 to 0.99, found {self.dropout!r}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,6 @@ class Recognizer(nn.Module):
             config.hidden_size,
             config.num_layers,
             config.dropout,
-            config.highway_bias,
         )
         self.ctc = CTCHead(self.encoder.width, tokenizer.vocab_size, config.dropout)
 

@@ -94,14 +94,15 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     return parser
 
 
-def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation | None:
+def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Evaluation | None:
     """Train, measure on the development set, and say where the checkpoint is.
 
     A run that was stopped, by whatever, goes on from its last checkpoint when the same command is given again.
 
     Args:
         args: what `training_parser` parsed.
-        prepare: makes the manifests; returns their paths by split, `train` and `dev` among them.
+        prepare: makes the manifests; returns their paths by split, `train` and `dev` among them. What a split has
+            several of is put together.
 
     Returns:
         The evaluation on `dev` (on rank 0; None elsewhere).
@@ -114,8 +115,10 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
     _quieten()
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
         manifests = prepare()
-        _settle(args, output)
-    train_cuts, dev_cuts = load_manifest(manifests["train"]), load_manifest(manifests["dev"])
+        _settle(args, manifests, output)
+    train_cuts, dev_cuts = (
+        CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
+    )
     pl.seed_everything(args.seed, verbose=False)
     model = _initial_model(args, train_cuts)
     data = DataConfig(**args.data.as_dict())
@@ -173,10 +176,12 @@ def train(args: Namespace, prepare: Callable[[], dict[str, Path]]) -> Evaluation
         raise SystemExit(130) from None
     if not trainer.is_global_zero:
         return None
-    return _report(model, dev_cuts, manifests["dev"], output, args)
+    return _report(model, dev_cuts, manifests, output, args)
 
 
-def _report(model: Recognizer, dev_cuts: CutSet, manifest: Path, output: Path, args: Namespace) -> Evaluation:
+def _report(
+    model: Recognizer, dev_cuts: CutSet, manifests: dict[str, list[Path]], output: Path, args: Namespace
+) -> Evaluation:
     model = model.cpu().eval()
     evaluation = evaluate(model, dev_cuts)
     counts = evaluation.words
@@ -184,7 +189,10 @@ def _report(model: Recognizer, dev_cuts: CutSet, manifest: Path, output: Path, a
         "recipe": output.name,
         "seed": args.seed,
         "epochs": args.trainer.max_epochs,
-        "dev": {"manifest": manifest.name, "utterances": len(evaluation.results), "words": counts.to_dict()},
+        "manifests": {
+            split: [f"{path.parent.name}/{path.name}" for path in manifests[split]] for split in ("train", "dev")
+        },
+        "dev": {"utterances": len(evaluation.results), "words": counts.to_dict()},
     }
     model.save(output / CHECKPOINT_NAME)
     (output / "dev.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
@@ -230,12 +238,13 @@ def _checkpoints(output: Path, steps: int) -> list[Callback]:
     return [last(every_n_epochs=1, save_on_train_epoch_end=True), last(every_n_train_steps=steps)]
 
 
-def _settle(args: Namespace, output: Path) -> None:
+def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> None:
     """Write down the run's settings, or check that they are those of the run that `output` holds."""
     wanted = json.loads(
         json.dumps(
             {
                 "seed": args.seed,
+                "data_sets": {split: [path.parent.name for path in manifests[split]] for split in ("train", "dev")},
                 "init_from": str(args.init_from) if args.init_from else None,
                 "model": args.model.as_dict(),
                 "optimizer": args.optimizer.as_dict(),
@@ -283,7 +292,9 @@ def _learnable(cuts: CutSet, model: Recognizer, fastest: float) -> CutSet:
         raise ValueError("every training utterance has more tokens than the encoder has frames: are the texts right?")
     if left_out:
         examples = ", ".join(sorted(left_out)[:3])
-        print(f"left out {len(left_out)} of {len(cuts)} utterances, too fast for their text ({examples}, ...)", flush=True)
+        print(
+            f"left out {len(left_out)} of {len(cuts)} utterances, too fast for their text ({examples}, ...)", flush=True
+        )
     return CutSet.from_cuts(cut for cut in cuts if cut.id not in left_out)
 
 

@@ -195,8 +195,9 @@ class SRU(nn.Module):
             lookahead: frames a window sees behind its chunk.
 
         Returns:
-            The last layer's output in the layout of `input`, width directions * hidden_size, zero behind each length;
-            and the state behind the last frame (in the backward direction: at the first), as `state`.
+            The last layer's output in the layout of `input`, width directions * hidden_size, zero behind each length
+            (but for the padding of an input that `residual` adds); and the state behind the last frame (in the backward
+            direction: at the first), as `state`.
 
         Raises:
             ValueError: shapes that do not fit.

@@ -51,7 +51,7 @@ def _recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transc
             scores, ids = (torch.cat(parts)[None] for parts in zip(*best, strict=True))
             path = collapse(scores, ids, torch.tensor([ids.shape[1]]))[0]
     return Transcript(
-        text=model.tokenizer.decode(path.tokens),
+        text=" ".join(model.tokenizer.decode(path.tokens).split()),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,

@@ -1,7 +1,7 @@
 """Greedy decoding against the obvious loop."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sru_asr.decode import Path, collapse, greedy
@@ -38,6 +38,7 @@ def saying(paths, seed=0):
     return logits.log_softmax(-1)
 
 
+@settings(deadline=None)
 @given(st.lists(ids, min_size=1, max_size=4), st.integers(0, 1_000))
 def test_greedy_is_what_one_would_do_by_hand(paths, seed):
     """Few tokens and strong ones, so that repeats and blanks come often; ragged, with noise behind the lengths."""
@@ -51,6 +52,7 @@ def test_greedy_is_what_one_would_do_by_hand(paths, seed):
         assert abs(path.score - score) < 1e-4
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.integers(0, 1_000))
 def test_greedy_takes_the_best_token_however_close(lengths, seed):
     log_probs = random_log_probs(len(lengths), max(lengths), seed)
@@ -86,6 +88,7 @@ def test_a_path_is_of_plain_numbers():
     assert type(path.score) is float
 
 
+@settings(deadline=None)
 @given(st.lists(ids, min_size=1, max_size=4), st.integers(0, 12))
 def test_the_best_tokens_of_pieces_are_those_of_the_whole(paths, at):
     log_probs = saying(paths)

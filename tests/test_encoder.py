@@ -14,7 +14,7 @@ windows = st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 8), st.integers(0,
 
 def make_encoder(**kwargs):
     torch.manual_seed(0)
-    settings = {"channels": 3, "hidden_size": 8, "num_layers": 2, "dropout": 0.0, "highway_bias": -1.0}
+    settings = {"channels": 3, "hidden_size": 8, "num_layers": 2, "dropout": 0.0}
     return Encoder(N_MELS, **settings | kwargs).eval()
 
 

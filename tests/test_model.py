@@ -1,5 +1,7 @@
 """Checkpoints: what is saved comes back to the bit, and whatever else a file may be is an error that says so."""
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from sru_asr.model import CHECKPOINT_NAME, CheckpointError, ModelConfig, Recognizer, load_model
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer
 
-CONFIG = ModelConfig(n_mels=20, channels=4, hidden_size=16, num_layers=2, dropout=0.2, highway_bias=-1.5)
+CONFIG = ModelConfig(n_mels=20, channels=4, hidden_size=16, num_layers=2, dropout=0.2)
 TEXTS = ["HELLO WORLD", "THE QUICK BROWN FOX", "IT'S JUMPING OVER", "A LAZY DOG", "HELLO FOX"]
 
 
@@ -124,7 +126,7 @@ def test_a_checkpoint_may_be_read_by_whom_the_umask_allows(tmp_path):
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("fault", ["disk", "description"])
+@pytest.mark.parametrize("fault", ["disk", "rename", "description"])
 def test_a_failure_to_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, checkpoint, fault):
     path = tmp_path / CHECKPOINT_NAME
     path.write_bytes(checkpoint)
@@ -134,12 +136,13 @@ def test_a_failure_to_save_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     else:
         write = Path.write_bytes
 
-        def full(self, content):
-            write(self, content[: len(content) // 2])
+        def fail(self, content):
+            if isinstance(content, bytes):
+                write(self, content[: len(content) // 2])
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises((OSError, TypeError), match="No space left|not JSON serializable"):
+        monkeypatch.setattr(Path, {"disk": "write_bytes", "rename": "replace"}[fault], fail)
+    with pytest.raises((OSError, TypeError), match=r"No space left|not JSON serializable"):
         model.save(path)
     assert path.read_bytes() == checkpoint
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT_NAME]
@@ -161,6 +164,7 @@ def test_what_is_cut_short(tmp_path, checkpoint):
     refused(tmp_path / "a.safetensors", checkpoint + b"\0", "damaged or of another kind")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes(tmp_path_factory, content):
     refused(tmp_path_factory.getbasetemp() / "random.safetensors", content, "damaged or of another kind")
@@ -169,19 +173,15 @@ def test_random_bytes(tmp_path_factory, content):
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_damaged_header_is_refused_or_harmless(tmp_path_factory, checkpoint, data):
-    """One to three bytes of the header changed: nothing but CheckpointError, and never another model's numbers."""
+    """One to three bytes of the header changed: what does not end in a CheckpointError is a model that works."""
     content = bytearray(checkpoint)
     size = 8 + struct.unpack("<Q", checkpoint[:8])[0]
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, size - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
     path.write_bytes(content)
-    try:
-        model = load_model(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
-    else:
-        assert log_probs_of(model).isfinite().all()
+    with contextlib.suppress(CheckpointError):
+        assert log_probs_of(load_model(path)).isfinite().all()
 
 
 class Exploit:
@@ -200,15 +200,14 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, kind, name):
     trace, path = tmp_path / "trace", tmp_path / name
     if kind == "pickle":
         path.write_bytes(pickle.dumps({"state_dict": Exploit(str(trace))}))
-        unpickle = pickle.loads
+        unpickled = pickle.loads(path.read_bytes())
     else:
         torch.save({"state_dict": Exploit(str(trace))}, path, _use_new_zipfile_serialization=kind == "torch")
-        unpickle = lambda content: torch.load(path, weights_only=False)  # noqa: E731
-    content = path.read_bytes()
-    unpickle(content)["state_dict"].close()
+        unpickled = torch.load(io.BytesIO(path.read_bytes()), weights_only=False)
+    unpickled["state_dict"].close()
     assert trace.exists()  # so it would have
     trace.unlink()
-    refused(path, content, "damaged or of another kind")
+    refused(path, path.read_bytes(), "damaged or of another kind")
     assert not trace.exists()
 
 
@@ -246,7 +245,7 @@ def test_someone_elses_safetensors(tmp_path):
         ({"config": asdict(CONFIG) | {"n_mels": "80"}}, "n_mels must be an integer"),
         ({"config": asdict(CONFIG) | {"dropout": None}}, "dropout must be a number from 0.0 to 0.99, found None"),
         ({"config": asdict(CONFIG) | {"dropout": 1.0}}, "dropout must be a number"),
-        ({"config": asdict(CONFIG) | {"highway_bias": float("nan")}}, "highway_bias must be a number"),
+        ({"config": asdict(CONFIG) | {"dropout": float("nan")}}, "dropout must be a number"),
         ({"tokenizer": None}, "expected a tokenizer as"),
         ({"tokenizer": "char"}, "expected a tokenizer as"),
         ({"tokenizer": {"type": "pickle", "model": "gASV"}}, "expected a tokenizer as"),
@@ -296,7 +295,7 @@ def test_a_lie_about_the_architecture_costs_no_memory(tmp_path, checkpoint):
     path = tmp_path / "a.safetensors"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # First one of 1.6 GB, should this ever fail.
-    for lie in ({"hidden_size": 4096}, {"hidden_size": 16384, "channels": 4096, "num_layers": 256, "n_mels": 257}):
+    for lie in ({"hidden_size": 4096}, {"hidden_size": 16384, "channels": 4096, "num_layers": 256}):
         content = described(checkpoint, description | {"config": asdict(CONFIG) | lie})
         refused(path, content, "weights do not fit the architecture")
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # KB
@@ -341,7 +340,7 @@ def test_tensors_that_are_wrong(tmp_path, checkpoint, change, message):
 
 
 def test_numbers_a_packed_dtype_would_hide(tmp_path, checkpoint):
-    """torch has no arithmetic for four-bit numbers, two to a byte; it must not come to that."""
+    """There is no arithmetic for torch's four-bit numbers, two to a byte; it must not come to that."""
     header, _, _ = parts_of(checkpoint)
     at = 0
     for name, entry in header.items():
@@ -360,7 +359,7 @@ def test_numbers_a_packed_dtype_would_hide(tmp_path, checkpoint):
         ({"hidden_size": 20_000}, "hidden_size must be"),
         ({"num_layers": 1.0}, "num_layers must be"),
         ({"dropout": -0.1}, "dropout must be a number from 0.0 to 0.99"),
-        ({"highway_bias": "-2"}, "highway_bias must be a number"),
+        ({"dropout": "0.1"}, "dropout must be a number"),
     ],
 )
 def test_an_architecture_that_makes_no_sense_is_refused(values, message):

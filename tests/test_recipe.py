@@ -28,7 +28,7 @@ def main():
         model__hidden_size=16, model__num_layers=2, model__channels=4,
     )
     args = parser.parse_args()
-    recipe.train(args, lambda: {split: Path(__file__).parent / f"{split}.jsonl.gz" for split in ("train", "dev")})
+    recipe.train(args, lambda: {split: [Path(__file__).parent / f"{split}.jsonl.gz"] for split in ("train", "dev")})
 
 die_at, steps, step = int(os.environ.get("DIE_AT", -1)), 0, SpeechTask.training_step
 

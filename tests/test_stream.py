@@ -17,7 +17,7 @@ from sru_asr.text import CharTokenizer
 
 def tiny_model():
     torch.manual_seed(0)
-    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2, highway_bias=-1.0), CharTokenizer())
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
     model.features.mean.fill_(-5.0)
     model.features.scale.fill_(0.5)
     return model.eval()

@@ -15,8 +15,8 @@ def main() -> None:
     parser = training_parser(
         "alphanum",
         __doc__,
-        trainer__max_epochs=40,
-        data__max_batch_seconds=45.0,
+        trainer__max_epochs=50,
+        data__max_batch_seconds=24.0,
         model__hidden_size=192,
         model__num_layers=4,
     )
@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="where manifests go")
     args = parser.parse_args()
-    train(args, lambda: prepare(args.corpus_dir, args.prepared_dir))
+    train(args, lambda: {split: [path] for split, path in prepare(args.corpus_dir, args.prepared_dir).items()})
 
 
 if __name__ == "__main__":

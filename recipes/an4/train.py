@@ -1,23 +1,39 @@
 """Trains a recogniser on CMU AN4 and measures it on held-out speakers.
 
+The synthetic corpus that ships in data/alphanum, which has the same kind of sentences, is trained on as well.
+
 example: python recipes/an4/train.py --corpus-dir ~/corpora/an4 --output-dir runs/an4
 """
 
+import sys
 from pathlib import Path
 
 from prepare import ROOT, prepare
 
 from sru_asr.recipe import run, train, training_parser
 
+sys.path.append(str(ROOT / "recipes"))
+from alphanum.prepare import prepare as prepare_alphanum
+
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
-    parser = training_parser("an4", __doc__, trainer__max_epochs=60, data__max_batch_seconds=45.0)
+    parser = training_parser("an4", __doc__, trainer__max_epochs=60, data__max_batch_seconds=30.0)
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
-    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/an4", help="where manifests go")
+    parser.add_argument("--an4-only", action="store_true", help="do not train on data/alphanum as well")
+    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
     args = parser.parse_args()
-    train(args, lambda: prepare(args.corpus_dir, args.prepared_dir, args.download_dir))
+
+    def manifests() -> dict[str, list[Path]]:
+        found = prepare(args.corpus_dir, args.prepared_dir / "an4", args.download_dir)
+        splits = {split: [path] for split, path in found.items()}
+        if not args.an4_only:
+            alphanum = prepare_alphanum(ROOT / "data/alphanum", args.prepared_dir / "alphanum")
+            splits["train"].append(alphanum["train"])
+        return splits
+
+    train(args, manifests)
 
 
 if __name__ == "__main__":

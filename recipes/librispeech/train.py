@@ -28,7 +28,12 @@ def main() -> None:
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
     args = parser.parse_args()
     prepared = args.prepared_dir / f"librispeech-{args.subset}"
-    train(args, lambda: prepare(args.corpus_dir, prepared, args.download_dir, args.subset))
+
+    def manifests() -> dict[str, list[Path]]:
+        found = prepare(args.corpus_dir, prepared, args.download_dir, args.subset)
+        return {split: [path] for split, path in found.items()}
+
+    train(args, manifests)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,383 @@
+"""The command line: what goes to standard output and what to standard error, exit statuses, and how it ends early."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sru_asr import __version__, cli
+from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
+from sru_asr.text import CharTokenizer
+
+# What a process prints waits in a buffer until it is flushed.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+COMMANDS = ["transcribe", "evaluate", "info"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, three audio files and one that is none."""
+    folder = tmp_path_factory.mktemp("cli")
+    torch.manual_seed(0)
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
+    model.features.mean.fill_(-5.0)
+    model.features.scale.fill_(0.5)
+    model.save(folder / CHECKPOINT_NAME)
+    rng = np.random.default_rng(0)
+    for i, name in enumerate("abc"):
+        soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(8_000 * (i + 1)), 16_000)
+    (folder / "text.wav").write_text("HELLO WORLD\n" * 20)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def said(folder):
+    """What the model says, by file."""
+    model = load_model(folder)
+    return {name: model.transcribe(folder / name) for name in ("a.wav", "b.wav", "c.wav")}
+
+
+def run(capsys, *argv):
+    """Exit status, lines of standard output, standard error."""
+    try:
+        status = cli.main([str(arg) for arg in argv])
+    except SystemExit as end:  # argparse
+        status = end.code
+    output, error = capsys.readouterr()
+    return status, output.splitlines(), error
+
+
+def write_manifest(folder, *entries):
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+# transcribe
+
+
+def test_one_file_is_its_text(capsys, said):
+    assert run(capsys, "transcribe", "--model", ".", "b.wav") == (0, [said["b.wav"].text], "")
+    assert said["b.wav"].text
+
+
+def test_several_files_are_a_line_each_with_the_name_before_a_tab(capsys, said):
+    status, output, error = run(capsys, "transcribe", "--model", CHECKPOINT_NAME, "b.wav", "a.wav", "c.wav")
+    assert (status, error) == (0, "")
+    assert output == [f"{name}\t{said[name]}" for name in ("b.wav", "a.wav", "c.wav")]
+
+
+@pytest.mark.parametrize("names", [["a.wav"], ["a.wav", "c.wav"]])
+def test_json_is_an_object_a_line(capsys, said, names):
+    status, output, error = run(capsys, "transcribe", "--model", ".", "--format", "json", *names)
+    assert (status, error) == (0, "")
+    for name, line in zip(names, output, strict=True):
+        found = json.loads(line)
+        assert list(found) == ["audio", "text", "seconds", "token_seconds", "score"]
+        assert found["audio"] == name
+        assert found["text"] == said[name].text
+        assert found["seconds"] == said[name].seconds
+        assert found["token_seconds"] == said[name].token_seconds
+        assert found["score"] == pytest.approx(said[name].score)
+
+
+def test_a_bad_file_among_good_ones_is_named_and_stops_nothing(capsys, said):
+    status, output, error = run(capsys, "transcribe", "--model", ".", "a.wav", "text.wav", "gone.wav", "c.wav")
+    assert status == 1
+    assert output == [f"a.wav\t{said['a.wav']}", f"c.wav\t{said['c.wav']}"]
+    faults = error.splitlines()
+    assert [fault.split(":")[:2] for fault in faults] == [["sru-asr", " text.wav"], ["sru-asr", " gone.wav"]]
+
+
+def test_in_json_a_bad_file_has_an_error_instead_of_a_text(capsys):
+    status, output, error = run(capsys, "transcribe", "--model", ".", "--format", "json", "text.wav", "a.wav")
+    assert status == 1
+    bad, good = map(json.loads, output)
+    assert list(bad) == ["audio", "error"]
+    assert bad["audio"] == "text.wav"
+    assert f"sru-asr: {bad['error']}\n" == error
+    assert good["audio"] == "a.wav"
+
+
+@pytest.mark.parametrize("names", [["text.wav"], ["text.wav", "gone.wav"]])
+def test_if_no_file_can_be_transcribed_the_status_is_2(capsys, names):
+    status, output, error = run(capsys, "transcribe", "--model", ".", *names)
+    assert (status, output) == (2, [])
+    assert len(error.splitlines()) == len(names)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_a_file_name_that_no_encoding_knows_is_no_reason_to_stop(capsys, tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(tmp_path / name), np.zeros(8_000), 16_000)
+    status, output, _ = run(capsys, "transcribe", "--model", ".", tmp_path / name, "a.wav")
+    assert status == 0
+    assert output[0].startswith(f"{tmp_path}/caf\\udce9.wav\t")
+    status, output, _ = run(capsys, "transcribe", "--model", ".", "--format", "json", tmp_path / name)
+    assert status == 0
+    assert json.loads(output[0])["audio"] == str(tmp_path / name)
+
+
+# What is missing
+
+
+@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["evaluate", "--manifest", "no.jsonl"]])
+def test_without_a_model_one_is_told_how_to_get_one(capsys, command):
+    status, output, error = run(capsys, *command)
+    assert (status, output) == (2, [])
+    assert error.startswith("sru-asr: no --model given")
+    assert "recipes/alphanum/train.py" in error
+
+
+@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["evaluate", "--manifest", "no.jsonl"]])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("gone", "no model at gone"), ("a.wav", "a.wav is not a readable safetensors file"), ("/", "no model at /model")],
+)
+def test_a_model_that_cannot_be_loaded(capsys, command, model, message):
+    status, output, error = run(capsys, *command, "--model", model)
+    assert (status, output) == (2, [])
+    assert error.startswith(f"sru-asr: {message}")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "arguments are required: COMMAND"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["transcribe", "--model", "."], "arguments are required: AUDIO"),
+        (["transcribe", "--mod", ".", "a.wav"], "unrecognized arguments: --mod"),
+        (["transcribe", "--model", ".", "--format", "xml", "a.wav"], "invalid choice: 'xml'"),
+        (["evaluate", "--model", "."], "arguments are required: --manifest"),
+    ],
+)
+def test_what_the_command_line_lacks(capsys, argv, message):
+    status, output, error = run(capsys, *argv)
+    assert (status, output) == (2, [])
+    assert message in error
+
+
+# evaluate
+
+
+ENTRIES = [
+    {"audio": "b.wav", "text": "b three", "speaker": "one"},
+    {"audio": "a.wav", "text": "", "speaker": "two", "id": "silence"},
+    {"audio": "c.wav", "text": "größe"},
+]
+
+
+def test_evaluate_prints_rates_and_nothing_else(capsys, tmp_path, folder):
+    for entry in ENTRIES:
+        (tmp_path / entry["audio"]).symlink_to(folder / entry["audio"])
+    manifest = write_manifest(tmp_path, *ENTRIES)  # in another folder than this one
+    status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest)
+    assert (status, error) == (0, "")
+    wer, cer = output
+    assert wer.startswith("WER ")
+    assert "3 words in 3 utterances" in wer
+    assert cer.startswith("CER ")
+    assert "13 characters in 3 utterances" in cer
+
+
+def test_evaluate_writes_everything_as_json(capsys, folder, said, tmp_path):
+    manifest = write_manifest(folder, *ENTRIES)
+    path = tmp_path / "out.json"
+    status, output, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", path)
+    assert status == 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert [result["id"] for result in found["results"]] == ["b.wav", "silence", "c.wav"]
+    assert [result["reference"] for result in found["results"]] == ["B THREE", "", "GRÖSSE"]
+    assert [result["hypothesis"] for result in found["results"]] == [said[e["audio"]].text for e in ENTRIES]
+    assert found["utterances"] == 3
+    assert found["wer"] == found["words"]["errors"] / 3
+    assert found["cer"] == found["characters"]["errors"] / 13
+    assert list(found["speakers"]) == ["one", "two"]
+    assert found["faults"] == []
+    assert f"{100 * found['wer']:.2f} %" in output[0]
+
+
+def test_evaluate_goes_on_without_what_has_faults(capsys, folder, tmp_path):
+    faulty = [{"audio": "gone.wav", "text": "x"}, {"text": "x"}, {"audio": "text.wav", "text": "x"}]
+    soundfile.write(folder / "short.wav", np.zeros(200), 16_000)
+    manifest = write_manifest(folder, faulty[0], *ENTRIES, *faulty[1:], {"audio": "short.wav", "text": "x"})
+    path = tmp_path / "out.json"
+    status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", path)
+    assert status == 1
+    assert "3 words in 3 utterances" in output[0]
+    faults = error.splitlines()
+    for fault, start in zip(
+        faults, [f"{manifest}:1: ", f"{manifest}:5: ", f"{manifest}:6: ", "short.wav"], strict=True
+    ):
+        assert fault.startswith(f"sru-asr: {start}")
+    found = json.loads(path.read_text())
+    assert found["utterances"] == 3
+    assert [f"sru-asr: {fault}" for fault in found["faults"]] == faults
+
+
+def test_alignments_of_all_utterances_or_of_those_with_errors(capsys, folder, said):
+    right = {"audio": "a.wav", "text": said["a.wav"].text}
+    manifest = write_manifest(folder, ENTRIES[0], right)
+    _, none, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest)
+    _, some, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--alignments", "errors")
+    _, every, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--alignments", "all")
+    assert some[0] == "b.wav  2 of 2 words wrong"
+    assert some[1].split() == ["REF:", "B", "THREE"]
+    assert some[2].startswith("HYP: ")
+    assert some[-2:] == none
+    assert f"a.wav  0 of {len(said['a.wav'].text.split())} words wrong" in every
+    assert len(every) > len(some) > len(none) == 2
+
+
+def test_speakers_are_listed_worst_first(capsys, folder, said):
+    right = {"audio": "a.wav", "text": said["a.wav"].text, "speaker": "good"}
+    manifest = write_manifest(folder, right, ENTRIES[0], ENTRIES[2])
+    status, output, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--speakers")
+    assert status == 0
+    assert [line.split("  ")[0] for line in output[:3]] == ["one", "(no speaker)", "good"]
+    assert output[2].startswith("good  WER 0.00 %  of ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as a manifest"),
+        ("", "is empty"),
+        ('{"audio": "gone.wav", "text": "x"}\n', "no utterance could be evaluated"),
+        ("once upon a time\n", "no utterance could be evaluated"),
+    ],
+)
+def test_a_manifest_of_which_nothing_is_left(capsys, tmp_path, content, message):
+    path, out = tmp_path / "m.jsonl", tmp_path / "out.json"
+    if content is not None:
+        path.write_text(content)
+    status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", path, "--json", out)
+    assert (status, output) == (2, [])
+    assert message in error.splitlines()[-1]
+    assert error.splitlines()[-1].startswith(f"sru-asr: {path}: ")
+    assert not out.exists()
+
+
+def test_json_that_cannot_be_written_is_refused_before_the_work(capsys, tmp_path):
+    for path, message in ((tmp_path / "no" / "a.json", "there is no folder"), (tmp_path, "is a folder")):
+        status, output, error = run(capsys, "evaluate", "--model", "gone", "--manifest", "gone", "--json", path)
+        assert (status, output) == (2, [])
+        assert error.startswith("sru-asr: --json: ")
+        assert message in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+def test_json_that_turns_out_not_to_be_writable(capsys, folder):
+    manifest = write_manifest(folder, *ENTRIES)
+    status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", "/dev/full")
+    assert status == 2
+    assert len(output) == 2  # the figures are there
+    assert error == "sru-asr: --json: /dev/full cannot be written: No space left on device\n"
+
+
+# info, help
+
+
+def test_info(capsys):
+    status, output, error = run(capsys, "info")
+    assert (status, error) == (0, "")
+    facts = dict(line.split(maxsplit=1) for line in output)
+    assert facts["sru_asr"] == __version__
+    assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert facts["kernels"] in ("baseline", "avx2", "avx512")
+    assert facts["because"]
+    status, output, _ = run(capsys, "info", "--format", "json")
+    assert status == 0
+    assert json.loads("\n".join(output)) == facts | {"threads": int(facts["threads"])}
+
+
+def test_info_says_why_kernels_cannot_be_used(capsys, monkeypatch):
+    from sru_asr.ops import build
+
+    def fail():
+        raise build.BuildError("there is no compiler")
+
+    monkeypatch.setattr(build, "library", fail)
+    status, output, _ = run(capsys, "info")
+    assert status == 2
+    assert output[-1].split(maxsplit=1) == ["kernels", "unusable: there is no compiler"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_that_parse(capsys, command):
+    status, output, _ = run(capsys, command, "--help")
+    assert status == 0
+    examples = [line.removeprefix("example: sru-asr ") for line in output if line.startswith("example: ")]
+    assert examples
+    for example in examples:
+        args = cli._parser().parse_args(example.split(" > ")[0].split())
+        assert args.run.__name__ == f"_{command}"
+
+
+def test_help_needs_no_torch():
+    """Every --help, --version and complaint about arguments, in one process."""
+    code = f"""
+import contextlib, sys
+from sru_asr import cli
+for argv in [["--help"], ["--version"], [], *([command, "--help"] for command in {COMMANDS}), ["transcribe"]]:
+    with contextlib.suppress(SystemExit):
+        cli.main(argv)
+cli.main(["transcribe", "a.wav"])
+assert not sys.modules.keys() & {{"torch", "numpy", "lhotse", "rich", "soundfile"}}, "slow"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: sru-asr") == 4
+    assert f"sru-asr {__version__}\n" in done.stdout
+
+
+# Early ends
+
+
+def test_a_process_that_is_interrupted_keeps_what_it_printed(tmp_path):
+    """Lines come as they are recognised, also into a pipe, and Ctrl-C ends the rest without a traceback."""
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(20 * 16_000), 16_000)
+    command = [sys.executable, "-m", "sru_asr.cli", "transcribe", "--model", ".", *[str(path)] * 2_000]
+    with subprocess.Popen(command, env=BUFFERED, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        first = os.read(process.stdout.fileno(), 1 << 16)
+        process.send_signal(signal.SIGINT)
+        rest, error = process.communicate()
+    assert (process.returncode, error) == (130, b"")
+    lines = (first + rest).splitlines()
+    assert lines[0].startswith(os.fsencode(path) + b"\t")
+    # A buffer holds 8 KB, which would be all there is at first.
+    assert len(first) < 4_096
+    assert len(lines) < 2_000
+
+
+@pytest.mark.parametrize("command", ["transcribe", "evaluate"])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(folder, command):
+    """As `| head -1` does, here before the first line."""
+    rest = ["a.wav", "b.wav"] if command == "transcribe" else ["--manifest", write_manifest(folder, *ENTRIES)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sru_asr.cli", command, "--model", ".", *rest],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env=BUFFERED,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,283 @@
+"""Error rates of a corpus: counts by hand, the manifest's order, faults that stop nothing, no influence of batches."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sru_asr import evaluation as module
+from sru_asr import transcribe as transcribe_module
+from sru_asr.evaluation import Evaluation, evaluate
+from sru_asr.manifest import read_manifest
+from sru_asr.metrics import ErrorCounts
+from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.text import CharTokenizer
+
+# Seconds, reference, hypothesis, speaker. The loudness of an utterance tells the stub what to say.
+CORPUS = [
+    (0.5, "hello, World!", "HELLO WORLD", "s1"),
+    (1.5, "one two three", "ONE TOO", "s1"),
+    (1.0, "yes", "OH YES", "s2"),
+    (0.3, "Größe 5", "GROSSE", None),  # characters for which the tokenizer has no token
+]
+WORDS = [
+    ErrorCounts(hits=2),
+    ErrorCounts(hits=1, substitutions=1, deletions=1),
+    ErrorCounts(hits=1, insertions=1),
+    ErrorCounts(substitutions=1, deletions=1),
+]
+CHARACTERS = [
+    ErrorCounts(hits=11),
+    ErrorCounts(hits=6, substitutions=1, deletions=6),
+    ErrorCounts(hits=3, insertions=3),
+    ErrorCounts(hits=5, substitutions=1, deletions=2),
+]
+
+
+class Stub:
+    """Says the hypothesis whose number is a hundred times the utterance's loudness."""
+
+    tokenizer = CharTokenizer()
+    frames_per_second = 25.0
+
+    def __init__(self, hypotheses):
+        self.hypotheses = hypotheses
+        self.batches = []
+
+    def __call__(self, waveforms, lengths, chunk=0, lookahead=0):
+        self.batches.append((lengths.tolist(), chunk, lookahead))
+        spoken = []
+        for waveform, length in zip(waveforms, lengths, strict=True):
+            loudness = waveform[:length].unique()
+            assert len(loudness) == 1, "an utterance that is not only its own"
+            assert not waveform[length:].any()
+            # A blank behind every token, so that letters may repeat.
+            tokens = self.tokenizer.encode(self.hypotheses[round(100 * loudness.item()) - 1])
+            spoken.append([id for token in tokens for id in (token, 0)])
+        frames = max(map(len, spoken)) + 3
+        best = torch.tensor([[*ids, *[5] * (frames - len(ids))] for ids in spoken])  # what is behind is not to be read
+        log_probs = torch.nn.functional.one_hot(best, self.tokenizer.vocab_size).float().log_softmax(-1)
+        return log_probs, torch.tensor([len(ids) for ids in spoken])
+
+
+def write_corpus(folder, corpus=CORPUS, **extra):
+    entries = []
+    for i, (seconds, text, _, speaker) in enumerate(corpus):
+        samples = np.full(round(seconds * 16_000), (i + 1) / 100, np.float32)
+        soundfile.write(folder / f"{i}.wav", samples, 16_000, subtype="FLOAT")
+        entries.append({"audio": f"{i}.wav", "text": text, "speaker": speaker, **extra})
+    manifest = folder / "corpus.jsonl"
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    cuts, faults = read_manifest(manifest)
+    assert not faults
+    return cuts
+
+
+@pytest.fixture
+def cuts(tmp_path):
+    return write_corpus(tmp_path)
+
+
+@pytest.fixture
+def stub():
+    return Stub([hypothesis for _, _, hypothesis, _ in CORPUS])
+
+
+def test_counts_are_those_by_hand(cuts, stub):
+    evaluation = evaluate(stub, cuts)
+    assert [result.words for result in evaluation.results] == WORDS
+    assert [result.characters for result in evaluation.results] == CHARACTERS
+    assert evaluation.words == ErrorCounts(hits=4, substitutions=2, deletions=2, insertions=1)
+    assert evaluation.characters == ErrorCounts(hits=25, substitutions=2, deletions=8, insertions=3)
+    assert evaluation.speakers == {"s1": WORDS[0] + WORDS[1], "s2": WORDS[2], "": WORDS[3]}
+    assert evaluation.faults == []
+
+
+def test_results_are_in_the_manifests_order_and_normalised(cuts, stub):
+    results = evaluate(stub, cuts).results
+    assert [result.id for result in results] == ["0.wav", "1.wav", "2.wav", "3.wav"]
+    assert [result.reference for result in results] == ["HELLO WORLD", "ONE TWO THREE", "YES", "GRÖSSE 5"]
+    assert [result.hypothesis for result in results] == [hypothesis for _, _, hypothesis, _ in CORPUS]
+    assert [result.speaker for result in results] == ["s1", "s1", "s2", ""]
+    assert [result.seconds for result in results] == [0.5, 1.5, 1.0, 0.3]
+
+
+def test_an_id_that_comes_twice_mixes_nothing_up(tmp_path, stub):
+    results = evaluate(stub, write_corpus(tmp_path, id="same")).results
+    assert [result.id for result in results] == ["same"] * 4
+    assert [result.words for result in results] == WORDS
+
+
+@pytest.mark.parametrize(
+    ("max_batch_seconds", "sizes"),
+    [(0.1, [1, 1, 1, 1]), (2.0, [1, 2, 1]), (3.0, [2, 2]), (4.5, [3, 1]), (6.0, [4]), (100.0, [4])],
+)
+def test_batches_hold_what_they_may_and_change_nothing(cuts, stub, max_batch_seconds, sizes):
+    expected = evaluate(stub, cuts)
+    stub.batches.clear()
+    assert evaluate(stub, cuts, max_batch_seconds=max_batch_seconds) == expected
+    assert [len(lengths) for lengths, _, _ in stub.batches] == sizes
+    for lengths, _, _ in stub.batches:
+        assert len(lengths) == 1 or len(lengths) * max(lengths) <= max_batch_seconds * 16_000
+
+
+def test_the_window_is_the_models(cuts, stub):
+    evaluate(stub, cuts, chunk=7, lookahead=3)
+    assert stub.batches == [([24_000, 16_000, 8_000, 4_800], 7, 3)]
+
+
+def test_progress_is_told_of_every_cut(cuts, stub):
+    seen = []
+
+    def progress(items, total):
+        assert total == 4
+        for item in items:
+            seen.append(item)
+            yield item
+
+    evaluate(stub, cuts, progress=progress)
+    assert len(seen) == 4
+
+
+# Faults
+
+
+def test_what_cannot_be_read_is_named_and_stops_nothing(tmp_path, stub):
+    corpus = [
+        *CORPUS,
+        (1.2, "gone", "", None),
+        (1.4, "cut", "", None),
+        (0.9, "nan", "", None),
+        (0.01, "short", "", None),
+    ]
+    cuts = write_corpus(tmp_path, corpus)
+    (tmp_path / "4.wav").unlink()
+    (tmp_path / "5.wav").write_bytes((tmp_path / "5.wav").read_bytes()[:1_000])
+    samples, _ = soundfile.read(tmp_path / "6.wav")
+    samples[-1] = np.nan
+    soundfile.write(tmp_path / "6.wav", samples, 16_000, subtype="FLOAT")
+    evaluation = evaluate(stub, cuts)
+    assert [result.words for result in evaluation.results] == WORDS
+    for name, fault in zip(["4.wav", "5.wav", "6.wav", "7.wav"], evaluation.faults, strict=True):
+        assert fault.startswith(name)
+    assert "finite" in evaluation.faults[2]
+    assert "at least 400 samples, found 160" in evaluation.faults[3]
+
+
+def test_if_nothing_can_be_read_there_are_faults_only(tmp_path, cuts, stub):
+    for path in tmp_path.glob("*.wav"):
+        path.unlink()
+    evaluation = evaluate(stub, cuts)
+    assert evaluation.results == []
+    assert len(evaluation.faults) == 4
+    assert stub.batches == []
+    json.dumps(evaluation.to_dict(), allow_nan=False)
+
+
+# What is reported
+
+
+def test_the_json_has_rates_as_fractions_and_counts(cuts, stub):
+    found = json.loads(json.dumps(evaluate(stub, cuts).to_dict(), allow_nan=False))
+    assert found["wer"] == 5 / 8
+    assert found["cer"] == 13 / 35
+    assert found["utterances"] == 4
+    assert found["seconds"] == 3.3
+    assert found["words"] == {
+        "hits": 4,
+        "substitutions": 2,
+        "deletions": 2,
+        "insertions": 1,
+        "reference": 8,
+        "errors": 5,
+        "rate": 5 / 8,
+    }
+    assert found["characters"]["errors"] == 13
+    assert set(found["speakers"]) == {"s1", "s2"}
+    assert found["speakers"]["s1"]["rate"] == 2 / 5
+    assert found["faults"] == []
+    assert found["results"][1] == {
+        "id": "1.wav",
+        "speaker": "s1",
+        "seconds": 1.5,
+        "reference": "ONE TWO THREE",
+        "hypothesis": "ONE TOO",
+        "words": WORDS[1].to_dict(),
+    }
+
+
+def test_the_summary_has_both_rates_and_what_they_are_of(cuts, stub):
+    wer, cer = evaluate(stub, cuts).summary().split("\n")
+    assert wer == ("WER  62.50 %   8 words in 4 utterances: 4 hits, 2 substitutions, 2 deletions, 1 insertions")
+    assert cer == ("CER  37.14 %   35 characters in 4 utterances: 25 hits, 2 substitutions, 8 deletions, 3 insertions")
+
+
+def test_references_without_words_count_insertions(tmp_path):
+    evaluation = evaluate(Stub(["OH NO", ""]), write_corpus(tmp_path, [(0.5, "...", "", None), (0.5, "", "", None)]))
+    assert evaluation.words == ErrorCounts(insertions=2)
+    assert math.isinf(evaluation.words.rate)
+    assert json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))["wer"] is None
+    assert "inf %" in evaluation.summary()
+
+
+def test_no_utterances_are_no_errors():
+    assert Evaluation([]).words == ErrorCounts()
+    assert Evaluation([]).to_dict()["wer"] == 0
+
+
+# A real model
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
+    model.features.mean.fill_(-5.0)
+    model.features.scale.fill_(0.5)
+    with torch.no_grad():
+        model.ctc.linear.weight *= 4
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noises")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i, seconds in enumerate([1.0, 0.4, 2.6, 0.03, 1.7, 3.1, 0.9]):
+        loudness = np.repeat(rng.uniform(0, 0.3, 400), 800)[: round(16_000 * seconds)]
+        soundfile.write(folder / f"{i}.wav", loudness * rng.standard_normal(len(loudness)), 16_000)
+        lines.append(json.dumps({"audio": f"{i}.wav", "text": "SOME WORDS"}) + "\n")
+    (folder / "noises.jsonl").write_text("".join(lines))
+    return read_manifest(folder / "noises.jsonl")[0]
+
+
+@pytest.mark.parametrize("window", [(0, 0), (6, 4)])
+def test_hypotheses_do_not_depend_on_the_size_of_batches(model, noises, window):
+    chunk, lookahead = window
+    expected = evaluate(model, noises, max_batch_seconds=0.1, chunk=chunk, lookahead=lookahead)
+    assert len({result.hypothesis for result in expected.results}) == 7
+    for max_batch_seconds in (3.5, 7.0, 1_000.0):
+        found = evaluate(model, noises, max_batch_seconds=max_batch_seconds, chunk=chunk, lookahead=lookahead)
+        assert found == expected
+
+
+def test_hypotheses_are_what_transcribe_says(model, noises):
+    found = evaluate(model, noises).results
+    paths = [cut.recording.sources[0].source for cut in noises]
+    assert [result.hypothesis for result in found] == [t.text for t in model.transcribe(paths)]
+
+
+def test_long_utterances_are_recognised_in_windows_as_transcribe_does(model, noises, monkeypatch):
+    whole = [result.hypothesis for result in evaluate(model, noises).results]
+    for of in (module, transcribe_module):
+        monkeypatch.setattr(of, "LONGEST_WHOLE_SECONDS", 2)
+    monkeypatch.setattr(transcribe_module, "LONG_CHUNK_SECONDS", 0.2)
+    monkeypatch.setattr(transcribe_module, "LONG_LOOKAHEAD_SECONDS", 0.04)
+    found = [result.hypothesis for result in evaluate(model, noises).results]
+    assert [a == b for a, b in zip(found, whole, strict=True)] == [True, True, False, True, True, False, True]
+    paths = [cut.recording.sources[0].source for cut in noises]
+    assert found == [t.text for t in model.transcribe(paths)]
