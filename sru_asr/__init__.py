@@ -13,10 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sru_asr.model import ModelConfig, Recognizer, Transcript, load_model
+    from sru_asr.model import ModelConfig, Recognizer, load_model
     from sru_asr.ops import recurrence, recurrence_reference
     from sru_asr.sru import SRU, SRULayer
     from sru_asr.stream import Stream
+    from sru_asr.transcribe import Transcript
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,7 @@ _HOMES = {
     "SRULayer": "sru",
     "ModelConfig": "model",
     "Recognizer": "model",
-    "Transcript": "model",
+    "Transcript": "transcribe",
     "load_model": "model",
     "Stream": "stream",
     "recurrence": "ops",

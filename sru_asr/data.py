@@ -7,12 +7,15 @@ a learning rate schedule has to know, and to resume within an epoch go through a
 import math
 import random
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import cycle, islice, pairwise
 from typing import NamedTuple
 
 import torch
 from lhotse import CutSet
+from lhotse.audio import set_audio_duration_mismatch_tolerance
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 from lhotse.cut import Cut
 from torch import Tensor
@@ -20,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sru_asr.audio import SAMPLE_RATE, AudioError, resample
-from sru_asr.manifest import describe
+from sru_asr.manifest import TOLERANCE_SECONDS, describe
 from sru_asr.text import BLANK, Tokenizer, normalize
 
 # With fewer batches to a bucket, the same utterances meet in every epoch; with more, padding grows. With 4, an epoch of
@@ -58,9 +61,7 @@ def load_waveform(cut: Cut, speed: float = 1.0) -> Tensor:
     Raises:
         AudioError: Naming cut and file, if there is no audio of finite samples.
     """
-    # Left to itself, Lhotse takes whatever works of libsndfile, sph2pipe, FFmpeg and others, which do not agree on the
-    # rate and length of a file. The choice is global in Lhotse and not inherited by every kind of worker process.
-    set_current_audio_backend(LibsndfileBackend())
+    _set_up_lhotse()
     outer = sys.exc_info()[1]
     try:
         samples = cut.load_audio()
@@ -75,6 +76,18 @@ def load_waveform(cut: Cut, speed: float = 1.0) -> Tensor:
     if not waveform.isfinite().all():
         raise AudioError(f"{describe(cut)}: holds samples that are not finite numbers")
     return resample(waveform, round(cut.sampling_rate * speed), SAMPLE_RATE)
+
+
+@cache
+def _set_up_lhotse() -> None:
+    """Chooses how Lhotse reads audio, once a process: the choices are globals, which spawned workers do not inherit."""
+    # Left to itself, it takes whatever works of libsndfile, sph2pipe, FFmpeg and others, which do not agree on the rate
+    # and length of a file.
+    set_current_audio_backend(LibsndfileBackend())
+    # And of a file that is too short by up to half a second it mirrors the end.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        set_audio_duration_mismatch_tolerance(TOLERANCE_SECONDS)
 
 
 class SpeechDataset(Dataset[Batch]):
@@ -122,9 +135,9 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
 
     The batches of one optimizer step, over all ranks and over those that gradients are accumulated over, come from one
     bucket where possible, so that no rank waits for one with longer utterances; batches are split until there are
-    enough of them for every step to be whole. (Only if there are too few utterances for that, batches are repeated.) Two
-    ranks and one that accumulates two batches see the same. Evaluation repeats nothing: a rank may have a batch more
-    than another, or none.
+    enough of them for every step to be whole. (Only if there are too few utterances for that, batches are repeated.)
+    Two ranks and one that accumulates two batches see the same. Evaluation repeats nothing: a rank may have a batch
+    more than another, or none.
 
     Args:
         cuts: The utterances.

@@ -16,6 +16,7 @@ from lhotse import AudioSource, CutSet, MonoCut, MultiCut
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.set import deserialize_cut
 
+from sru_asr.audio import AudioError, duration_seconds
 from sru_asr.corpus import N_THREADS, whole_file
 from sru_asr.text import Tokenizer, normalize
 
@@ -184,8 +185,11 @@ def _file_cut(entry: dict[str, Any], folder: Path) -> Cut:
     cut_id, path = entry.get("id") or entry["audio"], str(folder / entry["audio"])
     try:
         header = _header(path)
+        duration_seconds(path)  # finds a WAV that was cut short, whose header libsndfile corrects in silence
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
+    except AudioError as error:
+        raise ManifestError(str(error)) from error
     return whole_file(cut_id, path, header, entry["text"], entry.get("speaker"))
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from sru_asr.ctc import CTCHead
 from sru_asr.encoder import SUBSAMPLING, Encoder
 from sru_asr.features import FRAMES_PER_SECOND, LogMel
-from sru_asr.text import Tokenizer, TokenizerError, tokenizer_from_dict
+from sru_asr.text import Tokenizer, tokenizer_from_dict
+from sru_asr.transcribe import Audio, Transcript, transcribe
 
 CHECKPOINT_NAME = "model.safetensors"
 FORMAT = 1
@@ -56,26 +56,6 @@ class ModelConfig:
                 raise ValueError(f"model {name} must be an integer from {low} to {high}, found {value!r}")
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout <= 0.99:
             raise ValueError(f"model dropout must be a number from 0.0 to 0.99, found {self.dropout!r}")
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was recognised in one audio file or waveform.
-
-    Attributes:
-        text: the words, upper case, separated by single spaces; empty where nothing was recognised.
-        seconds: length of the audio.
-        token_seconds: when each token was first emitted, in seconds from the start.
-        score: natural log of the decoded path's probability.
-    """
-
-    text: str
-    seconds: float
-    token_seconds: list[float]
-    score: float
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Recognizer(nn.Module):
@@ -129,25 +109,27 @@ class Recognizer(nn.Module):
         states, lengths = self.encoder(features, lengths, chunk, lookahead)
         return self.ctc(states), lengths
 
-    def transcribe(self, audio: str | os.PathLike[str] | Tensor | Sequence[str | os.PathLike[str] | Tensor]) -> Any:
+    @overload
+    def transcribe(self, audio: Audio) -> Transcript: ...
+    @overload
+    def transcribe(self, audio: list[Audio] | tuple[Audio, ...]) -> list[Transcript]: ...
+    def transcribe(self, audio: Audio | list[Audio] | tuple[Audio, ...]) -> Transcript | list[Transcript]:
         """Recognise speech, greedily.
 
         Args:
             audio: path of an audio file of any rate and number of channels; or a waveform, (samples,) float32 in
-                [-1, 1] at 16 kHz; or a sequence of those. Files longer than half a minute are read and recognised
+                [-1, 1] at 16 kHz; or a list or tuple of those. Files longer than half a minute are read and recognised
                 piece by piece, so that memory does not grow with them.
 
         Returns:
-            A `Transcript`, or a list of them for a sequence.
+            A `Transcript`, or a list of them for a list.
 
         Raises:
             AudioError: a file cannot be read, or a waveform is empty, too short or not finite.
         """
-        from sru_asr.transcribe import transcribe
-
-        if isinstance(audio, str | os.PathLike | Tensor):
-            return transcribe(self, audio)
-        return [transcribe(self, one) for one in audio]
+        if isinstance(audio, list | tuple):
+            return [transcribe(self, one) for one in audio]
+        return transcribe(self, audio)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint, atomically: weights, feature statistics, architecture, tokenizer. No pickle."""
@@ -249,6 +231,3 @@ def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, dict[s
         tokenizer_from_dict(description["tokenizer"]),
         training if isinstance(training, dict) else {},
     )
-
-
-__all__ = ["CheckpointError", "ModelConfig", "Recognizer", "TokenizerError", "Transcript", "load_model"]

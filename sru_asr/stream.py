@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from sru_asr.audio import AudioError
 from sru_asr.encoder import SUBSAMPLING, subsampled_lengths
 from sru_asr.features import HOP_SAMPLES, WINDOW_SAMPLES, frame_count
-from sru_asr.model import Recognizer
+
+if TYPE_CHECKING:  # a recogniser transcribes long audio through a stream of its own
+    from sru_asr.model import Recognizer
 
 
 def check_waveform(waveform: object) -> Tensor:

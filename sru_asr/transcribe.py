@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,8 +14,12 @@ from torch import Tensor
 from sru_asr.audio import SAMPLE_RATE, AudioError, blocks
 from sru_asr.decode import collapse, greedy
 from sru_asr.features import WINDOW_SAMPLES
-from sru_asr.model import Recognizer, Transcript
 from sru_asr.stream import Stream, check_waveform
+
+if TYPE_CHECKING:  # the model's method calls this file
+    from sru_asr.model import Recognizer
+
+Audio = str | os.PathLike[str] | Tensor
 
 # Above this, audio is recognised in windows that still see far more context than a word needs.
 LONGEST_WHOLE_SECONDS = 30
@@ -21,7 +27,27 @@ LONG_CHUNK_SECONDS = 20
 LONG_LOOKAHEAD_SECONDS = 5
 
 
-def transcribe(model: Recognizer, audio: str | os.PathLike[str] | Tensor) -> Transcript:
+@dataclass(frozen=True)
+class Transcript:
+    """What was recognised in one audio file or waveform.
+
+    Attributes:
+        text: the words, upper case, separated by single spaces; empty where nothing was recognised.
+        seconds: length of the audio.
+        token_seconds: when each token was first emitted, in seconds from the start.
+        score: natural log of the decoded path's probability.
+    """
+
+    text: str
+    seconds: float
+    token_seconds: list[float]
+    score: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def transcribe(model: Recognizer, audio: Audio) -> Transcript:
     """Recognise one file or one waveform; see `Recognizer.transcribe`."""
     if isinstance(audio, str | os.PathLike):
         return _recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio))

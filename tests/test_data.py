@@ -87,6 +87,7 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
     write_audio(tmp_path / "stereo.wav", 0.5, channels=2)
     write_audio(tmp_path / "empty.wav", 0.0)
     (tmp_path / "text.wav").write_text("this is no audio")
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "good.wav").read_bytes()[:-2000])
     (tmp_path / "headerless.raw").write_bytes(bytes(1000))
     flac = write_audio(tmp_path / "endless.flac", 0.5)
     streamed = bytearray(flac.read_bytes())
@@ -109,6 +110,7 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
         ({"audio": "headerless.raw", "text": "a"}, "it has no header"),
         ({"audio": "long name" * 99, "text": "a"}, "cannot be opened"),
         ({"audio": "empty.wav", "text": "a"}, "holds no samples"),
+        ({"audio": "cut.wav", "text": "a"}, "cut.wav"),
         ({"audio": "endless.flac", "text": "a"}, "does not say how many"),
         ({"type": "MonoCut", "id": "c"}, "not a Lhotse cut"),
         ({"type": "HairCut", "id": "c"}, "not a Lhotse cut"),
