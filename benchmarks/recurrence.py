@@ -11,11 +11,15 @@ The kernels (`ours`) run next to the same sums compiled by torch, in the ways th
 
 The candidates take turns, so that what else the machine does meets all of them. Medians are compared, with the fastest
 of torch's. Numbers are compared too: a candidate that computes something else stops the run.
+
+Freed memory stays with the process (glibc's `mallopt`), for all candidates. Without that page faults may take twice as
+long as the kernels, or no time at all, as the heap happens to lie.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -177,6 +181,13 @@ def measure(setting: Setting, repetitions: int, whole_loop: bool) -> dict[str, A
     }
 
 
+def keep_freed_memory() -> bool:
+    """Have glibc hand nothing back to the system; false where there is no glibc."""
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(*o) for o in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**25)))
+
+
 def machine() -> dict[str, Any]:
     """The processor, as far as the system tells."""
     found: dict[str, Any] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "flags": []}
@@ -215,6 +226,7 @@ def main() -> None:
     if options.repetitions < 1 or options.frames < 1 or options.columns < 2 or min(options.threads) < 1:
         parser.error("--repetitions, --frames and --threads must be at least 1, --columns at least 2")
 
+    kept = keep_freed_memory()
     context: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -223,6 +235,7 @@ def main() -> None:
         "torch": torch.__version__,
         "kernel": kernel_name(),
         "seed": SEED,
+        "freed_memory_kept": kept,
     }
     settings = [
         Setting(threads, getattr(torch, dtype), directions, options.columns // directions, options.frames, backward)

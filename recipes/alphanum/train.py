@@ -15,7 +15,7 @@ def main() -> None:
     parser = training_parser(
         "alphanum",
         __doc__,
-        trainer__max_epochs=50,
+        trainer__max_epochs=70,
         data__max_batch_seconds=24.0,
         model__hidden_size=192,
         model__num_layers=4,
