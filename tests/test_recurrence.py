@@ -282,6 +282,12 @@ def test_nan_of_any_payload_stays_nan():
             assert h.isnan().all(), (nans.dtype, part)
             if part < 2:
                 assert state.isnan().all(), (nans.dtype, part)
+    for dtype in DTYPES:
+        u = torch.zeros(1, 1, 1, 3, len(bits), dtype=dtype)
+        zeros = torch.zeros(1, 2, len(bits))
+        h, state = recurrence(u, None, zeros, zeros, bits.view(torch.float32)[None, None])
+        assert h.isnan().all(), dtype
+        assert state.isnan().all(), dtype
 
 
 @settings(deadline=None, max_examples=40)
