@@ -9,17 +9,18 @@ The kernels (`ours`) run next to the same sums compiled by torch, in the ways th
 - `blocks`: a compiled function of 20 frames, called in a Python loop (blocks of 1, 5, 10 and 50 were no faster);
 - `whole loop`, if asked for: `recurrence_reference` as it is, all frames unrolled, which compiles for most of an hour.
 
-The candidates take turns, so that what else the machine does meets all of them. Medians are compared, with the fastest
-of torch's. Numbers are compared too: a candidate that computes something else stops the run.
+The candidates take turns, so that what else the machine does meets all of them. In each turn a candidate is called
+twice: the first call finds the caches full of the others' data (cold), the second finds its own (warm). Medians of both
+are reported, and those of the warm calls compared, with the fastest of torch's. Numbers are compared too: a candidate
+that computes something else stops the run.
 
-Freed memory stays with the process (glibc's `mallopt`), for all candidates. Without that page faults may take twice as
+Freed memory stays with the process, for all candidates, as in a training. Without that page faults may take twice as
 long as the kernels, or no time at all, as the heap happens to lie.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -37,6 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sru_asr.memory import keep_freed_memory
 from sru_asr.ops import kernel_name, recurrence, recurrence_reference
 
 Function = Callable[..., tuple[Tensor, Tensor]]
@@ -148,7 +150,7 @@ def check(name: str, actual: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def measure(setting: Setting, repetitions: int, whole_loop: bool) -> dict[str, Any]:
-    """Medians in milliseconds of every candidate, and what torch took to compile its own."""
+    """Medians in milliseconds of every candidate, cold and warm, and what torch took to compile its own."""
     torch.set_num_threads(setting.threads)
     torch.compiler.reset()
     arguments = setting.arguments()
@@ -164,28 +166,27 @@ def measure(setting: Setting, repetitions: int, whole_loop: bool) -> dict[str, A
             check(name, call(function, arguments, grad_h), expected)
             compile_seconds[name] = round(time.perf_counter() - start, 1)
             candidates[name] = function
-        times: dict[str, list[float]] = {name: [] for name in candidates}
+        cold: dict[str, list[float]] = {name: [] for name in candidates}
+        warm: dict[str, list[float]] = {name: [] for name in candidates}
         for repetition in range(WARM_UP + repetitions):
             for name, function in candidates.items():
-                start = time.perf_counter()
-                call(function, arguments, grad_h)
-                if repetition >= WARM_UP:
-                    times[name].append(time.perf_counter() - start)
-    medians = {name: round(1000 * median(values), 3) for name, values in times.items()}
+                for times in (cold, warm):
+                    start = time.perf_counter()
+                    call(function, arguments, grad_h)
+                    if repetition >= WARM_UP:
+                        times[name].append(time.perf_counter() - start)
+    medians_cold, medians = (
+        {name: round(1000 * median(values), 3) for name, values in times.items()} for times in (cold, warm)
+    )
     fastest = min(makers, key=medians.__getitem__)
     return {
         "milliseconds": medians,
+        "milliseconds_cold": medians_cold,
         "fastest_of_torch": fastest,
         "ratio": round(medians[fastest] / medians["ours"], 1),
+        "ratio_cold": round(min(medians_cold[name] for name in makers) / medians_cold["ours"], 1),
         "compile_seconds": compile_seconds,
     }
-
-
-def keep_freed_memory() -> bool:
-    """Have glibc hand nothing back to the system; false where there is no glibc."""
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(*o) for o in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**25)))
 
 
 def machine() -> dict[str, Any]:
@@ -245,10 +246,12 @@ def main() -> None:
         for backward in (False, True)
     ]
     print(f"{context['machine']['cpu']}, torch {torch.__version__}, {context['kernel']} kernels")
-    print(f"batch 1, {options.frames} frames, medians of {options.repetitions} runs in ms\n")
+    print(f"batch 1, {options.frames} frames, medians of {options.repetitions} warm runs in ms\n")
     names = ["ours", "scan", "blocks", *(["whole loop"] if options.whole_loop else [])]
     print(
-        f"{'threads':>7}  {'dtype':8}  {'columns':>7}  {'pass':16}" + "".join(f"{n:>12}" for n in names) + "    ratio"
+        f"{'threads':>7}  {'dtype':8}  {'columns':>7}  {'pass':16}"
+        + "".join(f"{n:>12}" for n in names)
+        + "    ratio     cold"
     )
     rows = []
     for setting in settings:
@@ -267,7 +270,10 @@ def main() -> None:
         columns = f"{setting.directions} x {setting.hidden}"
         line = f"{setting.threads:7}  {parameters['dtype']:8}  {columns:>7}  {parameters['pass']:16}"
         print(
-            line + "".join(f"{result['milliseconds'][n]:12.2f}" for n in names) + f"{result['ratio']:9.1f}", flush=True
+            line
+            + "".join(f"{result['milliseconds'][n]:12.2f}" for n in names)
+            + f"{result['ratio']:9.1f}{result['ratio_cold']:9.1f}",
+            flush=True,
         )
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sru_asr.features import mask_padding
 from sru_asr.sru import SRU
 
 SUBSAMPLING = 4
@@ -40,9 +39,10 @@ class Subsampling(nn.Module):
         x = features.unsqueeze(1)
         for convolution in (self.first, self.second):
             lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
-            x = torch.relu(convolution(x))
+            x = convolution(x)
             # What a convolution makes of the padding must not leak into the next one's last frame.
-            x = mask_padding(x.transpose(1, 2), lengths).transpose(1, 2)
+            behind = torch.arange(x.shape[2], device=x.device) >= lengths[:, None]
+            x = x.masked_fill_(behind[:, None, :, None], 0).relu_()
         return self.project(x.transpose(1, 2).flatten(2)), lengths
 
 

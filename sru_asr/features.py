@@ -34,17 +34,11 @@ class LogMel(nn.Module):
         super().__init__()
         self.n_mels = n_mels
         with torch.device("cpu"):  # its filters are computed from values, which a model of shapes only has not
-            self.mel = torchaudio.transforms.MelSpectrogram(
-                sample_rate=SAMPLE_RATE,
-                n_fft=N_FFT,
-                win_length=WINDOW_SAMPLES,
-                hop_length=HOP_SAMPLES,
-                f_min=20.0,
-                f_max=7600.0,
-                n_mels=n_mels,
-                center=False,
-                norm="slaney",
-                mel_scale="slaney",
+            self.spectrum = torchaudio.transforms.Spectrogram(
+                n_fft=N_FFT, win_length=WINDOW_SAMPLES, hop_length=HOP_SAMPLES, center=False, power=None
+            )
+            self.mel = torchaudio.transforms.MelScale(
+                n_mels, SAMPLE_RATE, f_min=20.0, f_max=7600.0, n_stft=N_FFT // 2 + 1, norm="slaney", mel_scale="slaney"
             )
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("scale", torch.ones(n_mels))
@@ -62,8 +56,10 @@ class LogMel(nn.Module):
         # sample 160 t.
         margin = (N_FFT - WINDOW_SAMPLES) // 2
         with torch.autocast(waveform.device.type, enabled=False):
-            power = self.mel(nn.functional.pad(waveform.float(), (margin, margin)))
-            return power.clamp(min=LOG_FLOOR).log().transpose(1, 2)
+            spectrum = self.spectrum(nn.functional.pad(waveform.float(), (margin, margin)))
+            # Not abs(): that takes a root which the square undoes, and costs more than the transform.
+            power = torch.view_as_real(spectrum).square().sum(-1)
+            return self.mel(power).clamp(min=LOG_FLOOR).log().transpose(1, 2)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features.

@@ -22,7 +22,7 @@ from sru_asr.transcribe import Audio, Transcript, transcribe
 CHECKPOINT_NAME = "model.safetensors"
 FORMAT = 1
 # The mel filters and the window are recomputed, not stored.
-_DERIVED = "features.mel."
+_DERIVED = ("features.mel.", "features.spectrum.")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 

@@ -28,6 +28,7 @@ from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import FeatureStatistics, frame_count
 from sru_asr.manifest import load_manifest, too_fast, validate
+from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
 from sru_asr.task import OptimizerConfig, SpeechTask
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, normalize
@@ -51,7 +52,8 @@ class DataConfig:
         max_seconds: longest utterance accepted.
         min_seconds: shortest.
         speeds: factors of speed perturbation.
-        workers: processes that load audio.
+        workers: processes that load audio; if negative, two for each GPU, and none where the CPU trains: it has all its
+            cores busy, and they wait for each other at every step.
         vocab_size: of a sentencepiece tokenizer trained on the training transcripts; 0 for characters.
     """
 
@@ -59,7 +61,7 @@ class DataConfig:
     max_seconds: float = 40.0
     min_seconds: float = 0.1
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
-    workers: int = 1
+    workers: int = -1
     vocab_size: int = 0
 
 
@@ -113,6 +115,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
     output: Path = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
     _quieten()
+    keep_freed_memory()
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
         manifests = prepare()
         _settle(args, manifests, output)
@@ -147,7 +150,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
         seed=args.seed,
         speeds=data.speeds,
         training=True,
-        workers=data.workers,
+        workers=data.workers if data.workers >= 0 else 0 if trainer.strategy.root_device.type == "cpu" else 2,
         accumulate=trainer.accumulate_grad_batches,
     )
     dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)

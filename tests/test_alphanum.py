@@ -52,17 +52,21 @@ def small(tmp_path) -> Path:
 
 def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):
     cuts = {split: lhotse.load_manifest(path) for split, path in manifests.items()}
-    assert {split: len(part) for split, part in cuts.items()} == {"train": 500, "dev": 50, "test": 150}
+    assert {split: len(part) for split, part in cuts.items()} == {"train": 1000, "dev": 50, "test": 150}
 
     rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()[1:]]
     listed = {(name, voice, text) for name, voice, _, text in rows}
     prepared = [
         (cut.id, said.speaker, said.text) for part in cuts.values() for cut in part for said in cut.supervisions
     ]
-    assert len(prepared) == len(rows) == 700
+    assert len(prepared) == len(rows) == 1200
     assert set(prepared) == listed
 
-    split_of = {split: {said.speaker for cut in part for said in cut.supervisions} for split, part in cuts.items()}
+    split_of = {
+        split: {voice for cut in part for said in cut.supervisions for voice in maker.parts(said.speaker)}
+        for split, part in cuts.items()
+    }
+    assert sum("+" in voice for _, voice, _ in listed) == 500
     assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(maker.VOICES, 1)
     assert split_of["test"] == recipe.TEST_VOICES
     assert split_of["dev"] == recipe.DEV_VOICES
@@ -177,6 +181,58 @@ def test_plan_follows_from_its_seed_and_grows_at_its_end():
     assert len({u.name for u in plan}) == 100
     assert {u.voice for u in plan} == set(maker.VOICES)
     assert all(0.8 <= u.speed <= 1.25 for u in plan)
+
+
+def test_blends_mix_two_voices_of_one_accent():
+    voices = ["af_bella", "am_echo", "af_nova", "bm_fable", "bf_alice"]
+    plan = maker.plan(200, voices, 3, blended=True)
+    assert plan == maker.plan(300, voices, 3, blended=True)[:200]
+    assert [u.text for u in plan] == [u.text for u in maker.plan(200, voices, 3)]
+    assert len({u.name for u in plan}) == 200
+    assert len({u.voice for u in plan}) > 100
+    for utterance in plan:
+        parts = maker.parts(utterance.voice)
+        assert len(parts) == 2
+        assert set(parts) <= set(voices)
+        assert sum(parts.values()) == pytest.approx(1)
+        assert all(0.3 <= share <= 0.7 for share in parts.values())
+        assert len({name[0] for name in parts}) == 1
+    assert maker.parts("af_bella") == {"af_bella": 1.0}
+
+    synthesizer = object.__new__(maker.Synthesizer)
+    synthesizer.styles = {name: np.full((510, 256), number, np.float32) for number, name in enumerate(voices)}
+    assert synthesizer.style("am_echo:30+af_nova:70", 7) == pytest.approx(np.full(256, 0.3 * 1 + 0.7 * 2))
+    assert synthesizer.style("af_nova", 7) == pytest.approx(np.full(256, 2))
+
+
+def test_blend_needs_two_voices_of_an_accent(tmp_path, capsys):
+    command = [
+        "--output",
+        str(tmp_path),
+        "--voices-dir",
+        "unused",
+        "--blend",
+        "--voices",
+        "af_sky",
+        "am_eric",
+        "bf_lily",
+    ]
+    with pytest.raises(SystemExit):
+        maker.main(command)
+    assert "--blend needs two voices of an accent, found only bf_lily" in capsys.readouterr().err
+
+
+def test_blend_is_heard_where_its_voices_are(small):
+    table = small / "transcripts.tsv"
+    whole = table.read_text()
+    table.write_text(whole.replace("\taf_alloy\t", "\taf_alloy:40+am_echo:60\t"))
+    manifests = recipe.prepare(small, small / "prepared")
+    assert [cut.supervisions[0].speaker for cut in lhotse.load_manifest(manifests["train"])] == [
+        "af_alloy:40+am_echo:60"
+    ]
+    table.write_text(whole.replace("\taf_alloy\t", "\taf_alloy:40+bf_emma:60\t"))
+    with pytest.raises(ValueError, match=r"transcripts.tsv:2: .*af_alloy:40\+bf_emma:60, blended of test and train"):
+        recipe.prepare(small, small / "prepared")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "sru_asr"
 # Each module may import from those before it in this list, and from nothing behind it.
 LAYERS = [
-    *("ops", "audio", "text", "metrics", "windows", "download", "corpus"),
+    *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
     *("decode", "features", "manifest"),
     *("sru", "data"),
     *("encoder", "ctc"),

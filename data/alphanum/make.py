@@ -33,6 +33,7 @@ VOICES = words(
 )
 LANGUAGES = {"a": "en-us", "b": "en-gb"}  # by the first letter of the voice
 SPEEDS = (0.8, 1.25)
+BLEND_PERCENT = (30, 70)  # the share of the first voice of a blend
 SAMPLE_RATE = 24_000
 # libsndfile maps compression 0..1 to 256..6 kbit/s, evenly; this is 24 kbit/s.
 OPUS_COMPRESSION = (256 - 24) / (256 - 6)
@@ -70,7 +71,14 @@ ANSWERS = ("GO", "HELP", "NO", "START", "STOP", "YES")
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line of the corpus before it is spoken; `speed` is relative to the voice's own."""
+    """One line of the corpus before it is spoken.
+
+    Attributes:
+        name: Of the audio file.
+        voice: One of `VOICES`, or a blend of two with their shares in percent: `af_bella:63+am_echo:37`.
+        speed: Relative to the voice's own.
+        text: What is said.
+    """
 
     name: str
     voice: str
@@ -151,7 +159,21 @@ def sentence(rng: random.Random) -> str:
     return kind(rng)
 
 
-def plan(n_utterances: int, voices: Sequence[str], seed: int) -> list[Utterance]:
+def blend(voice: str, voices: Sequence[str], rng: random.Random) -> str:
+    """Draws a voice that nobody has: `voice` mixed with another one of its accent."""
+    partner = rng.choice([other for other in voices if other[0] == voice[0] and other != voice])
+    share = rng.randint(*BLEND_PERCENT)
+    return f"{voice}:{share}+{partner}:{100 - share}"
+
+
+def parts(voice: str) -> dict[str, float]:
+    """The voices that a voice is made of, with their shares."""
+    if "+" not in voice:
+        return {voice: 1.0}
+    return {name: int(share) / 100 for name, _, share in (part.partition(":") for part in voice.split("+"))}
+
+
+def plan(n_utterances: int, voices: Sequence[str], seed: int, blended: bool = False) -> list[Utterance]:
     """Decides what is said, by whom and how fast: the voices take turns, the rest is drawn.
 
     Each utterance has a generator of its own, so that those of a shorter plan are the first of a longer one.
@@ -160,9 +182,9 @@ def plan(n_utterances: int, voices: Sequence[str], seed: int) -> list[Utterance]
     for index in range(n_utterances):
         voice = voices[index % len(voices)]
         rng = random.Random(f"{seed}/{index}")
-        utterances.append(
-            Utterance(f"{voice}-{index:04d}", voice, speed=round(rng.uniform(*SPEEDS), 3), text=sentence(rng))
-        )
+        speed, text = round(rng.uniform(*SPEEDS), 3), sentence(rng)
+        name = f"{'blend' if blended else voice}-{index:04d}"
+        utterances.append(Utterance(name, blend(voice, voices, rng) if blended else voice, speed, text))
     return utterances
 
 
@@ -206,6 +228,10 @@ class Synthesizer:
         (phonemes,) = self.backends[utterance.voice[0]].phonemize([utterance.text], strip=True)
         return spell_out(phonemes)
 
+    def style(self, voice: str, n_phonemes: int) -> np.ndarray:
+        """The style vector of a voice, (256,), of which there is one for each length of text; blends are averages."""
+        return sum(share * self.styles[name][n_phonemes - 1] for name, share in parts(voice).items())
+
     def __call__(self, utterance: Utterance) -> np.ndarray:
         """Speaks one utterance.
 
@@ -220,7 +246,7 @@ class Synthesizer:
             None,
             {
                 "tokens": np.array([[0, *ids, 0]], dtype=np.int64),
-                "style": self.styles[utterance.voice][None, len(ids) - 1],  # one style for each length of text
+                "style": self.style(utterance.voice, len(ids))[None],
                 "speed": np.array([utterance.speed], dtype=np.float32),
             },
         )
@@ -303,7 +329,7 @@ def make(output: Path, utterances: Sequence[Utterance], voices_dir: Path) -> Non
     paths = {u.name: audio / f"{u.name}.opus" for u in utterances}
     seconds = {u.name: s for u in utterances if (s := written_seconds(paths[u.name], u)) is not None}
     missing = [u for u in utterances if u.name not in seconds]
-    synthesizer = Synthesizer(voices_dir, sorted({u.voice for u in missing}))
+    synthesizer = Synthesizer(voices_dir, sorted({name for u in missing for name in parts(u.voice)}))
     audio.mkdir(parents=True, exist_ok=True)
     try:
         for u in track(missing, f"{len(seconds)} there, {len(missing)} to speak"):
@@ -332,9 +358,14 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
     parser.add_argument(
         "--voices", nargs="+", choices=VOICES, default=VOICES, metavar="VOICE", help=f"default: all, {' '.join(VOICES)}"
     )
+    parser.add_argument(
+        "--blend", action="store_true", help="give every utterance a voice of its own, mixed of two of one accent"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.utterances < 1:
         parser.error(f"--utterances must be at least 1, got {parsed.utterances}")
+    if parsed.blend and (alone := [v for v in parsed.voices if sum(v[0] == other[0] for other in parsed.voices) < 2]):
+        parser.error(f"--blend needs two voices of an accent, found only {alone[0]}")
     return parsed
 
 
@@ -342,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     options = parse_arguments(arguments)
     try:
-        make(options.output, plan(options.utterances, options.voices, options.seed), options.voices_dir)
+        make(options.output, plan(options.utterances, options.voices, options.seed, options.blend), options.voices_dir)
     except (ValueError, ImportError, OSError) as error:
         print(f"make.py: {error}", file=sys.stderr)
         return 1

@@ -60,10 +60,16 @@ def prepare(corpus_dir: Path, output_dir: Path) -> dict[str, Path]:
 
 
 def split_of(voice: str) -> str:
-    """Names the split that a voice is heard in."""
-    if voice in TEST_VOICES:
-        return "test"
-    return "dev" if voice in DEV_VOICES else "train"
+    """Names the split that a voice is heard in; that of a blend (`af_bella:63+am_echo:37`) is its voices'.
+
+    Raises:
+        ValueError: The voices of a blend belong to different splits.
+    """
+    names = {part.partition(":")[0] for part in voice.split("+")}
+    splits = {"test" if name in TEST_VOICES else "dev" if name in DEV_VOICES else "train" for name in names}
+    if len(splits) > 1:
+        raise ValueError(f"expected a voice of one split, found {voice}, blended of {' and '.join(sorted(splits))}")
+    return splits.pop()
 
 
 def _read(corpus: Path) -> Iterator[Utterance]:
@@ -105,6 +111,7 @@ def _utterance(fields: Sequence[str], audio_dir: Path) -> Utterance:
     # Ogg that was cut short opens all the same, with the samples it has left.
     if not abs(found - float(seconds)) <= TOLERANCE_SECONDS:  # in this form it catches 'nan'
         raise ValueError(f"expected {audio} to last {seconds} s, found {found:.3f} s")
+    split_of(voice)
     return Utterance(name, audio, text, voice)
 
 

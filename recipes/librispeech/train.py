@@ -18,7 +18,6 @@ def main() -> None:
         __doc__,
         trainer__max_epochs=60,
         data__max_batch_seconds=240.0,
-        data__workers=2,
         model__hidden_size=384,
         model__num_layers=8,
     )

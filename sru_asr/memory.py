@@ -1,0 +1,20 @@
+"""Memory of the process."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what is freed for what is allocated next, instead of handing it back to the system.
+
+    A training step allocates the same megabytes again and again. Handed back in between, they come as new pages each
+    time, which the system has to find and to zero: 10 to 20 % of a step on a CPU.
+
+    Returns:
+        Whether this is a C library that can be told so (glibc).
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # glibc takes no mmap threshold above 32 MiB.
+    return mallopt is not None and all(mallopt(*o) for o in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**25)))
