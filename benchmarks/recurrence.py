@@ -222,6 +222,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--directions", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    passes = {"forward": [False], "forward+backward": [True], "both": [False, True]}
+    parser.add_argument("--passes", default="both", choices=passes, help="(default: %(default)s)")
     parser.add_argument("--whole-loop", action="store_true", help="also compile the reference with its loop unrolled")
     options = parser.parse_args()
     if options.repetitions < 1 or options.frames < 1 or options.columns < 2 or min(options.threads) < 1:
@@ -243,7 +245,7 @@ def main() -> None:
         for threads in options.threads
         for dtype in options.dtypes
         for directions in options.directions
-        for backward in (False, True)
+        for backward in passes[options.passes]
     ]
     print(f"{context['machine']['cpu']}, torch {torch.__version__}, {context['kernel']} kernels")
     print(f"batch 1, {options.frames} frames, medians of {options.repetitions} warm runs in ms\n")

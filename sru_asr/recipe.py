@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -22,7 +23,9 @@ from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
@@ -128,6 +131,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
+    last = output / LAST_CHECKPOINT
     task = SpeechTask(model, OptimizerConfig(**args.optimizer.as_dict()), args.seed)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
@@ -136,6 +140,7 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
         callbacks=[
             *_checkpoints(output, args.checkpoint_steps),
             EpochLine(),
+            StopsAtOnce(last),
             *([TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []),
         ],
         enable_progress_bar=sys.stderr.isatty(),
@@ -154,7 +159,6 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
         accumulate=trainer.accumulate_grad_batches,
     )
     dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)
-    last = output / LAST_CHECKPOINT
     if last.is_file():
         position = torch.load(last, map_location="cpu", weights_only=True)["position"]
         assert isinstance(train_loader.sampler, BatchSampler)
@@ -171,12 +175,11 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
         )
     try:
         trainer.fit(task, train_loader, dev_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
         if not trainer.interrupted:
             raise
-        goes_on = f"goes on from {last}" if last.is_file() else "starts again, as no epoch was finished"
-        print(f"stopped; the same command {goes_on}")
-        raise SystemExit(130) from None
+        _say_how_it_goes_on(last)
+        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
     if not trainer.is_global_zero:
         return None
     return _report(model, dev_cuts, manifests, output, args)
@@ -203,6 +206,36 @@ def _report(
     print(f"model: {output / CHECKPOINT_NAME}")
     print(f"transcribe with it: sru-asr transcribe --model {output} AUDIO...", flush=True)
     return evaluation
+
+
+def _say_how_it_goes_on(last: Path) -> None:
+    goes_on = f"goes on from {last}" if last.is_file() else "starts again, as no epoch was finished"
+    print(f"stopped; the same command {goes_on}", flush=True)
+
+
+class StopsAtOnce(Callback):
+    """Ends each of several processes as soon as it gets a SIGTERM; checkpoints are never half written.
+
+    Lightning would exchange a message with the other processes from within the signal handler. That meets the messages
+    of the training step that it interrupts, and both sides wait for ever.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signal over from Lightning, which sets its handlers before this, and restores them after it."""
+        if trainer.world_size == 1:
+            return
+
+        def stop(signum: int, _: object) -> None:
+            if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+                trainer.strategy.launcher.kill(signum)  # type: ignore[arg-type]
+            if trainer.is_global_zero:
+                _say_how_it_goes_on(self.last)
+            os._exit(128 + signum)
+
+        signal.signal(signal.SIGTERM, stop)
 
 
 class EpochLine(Callback):

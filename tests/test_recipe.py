@@ -35,7 +35,7 @@ die_at, steps, step = int(os.environ.get("DIE_AT", -1)), 0, SpeechTask.training_
 def deadly(self, batch, batch_idx):
     global steps
     steps += 1
-    if steps == die_at:
+    if steps == die_at and os.environ.get("LOCAL_RANK", "0") in os.environ.get("DIE_RANKS", "0").split():
         os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_BY", "SIGKILL")))
     return step(self, batch, batch_idx)
 
@@ -61,12 +61,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(
-    corpus: Path, output: Path, *options: str, launcher: tuple[str, ...] = (), **env: str
+    corpus: Path, output: Path, *options: str, launcher: tuple[str, ...] = (), timeout: float | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *launcher, str(corpus / "train.py"), "--output-dir", str(output), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     environment.pop("PYTEST_CURRENT_TEST", None)
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=corpus)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, cwd=corpus, timeout=timeout
+    )
 
 
 def _weights(output: Path) -> dict[str, torch.Tensor]:
@@ -115,6 +117,28 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tm
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in _weights(whole).items():
         assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+def test_sigterm_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    stopped = _train(corpus, tmp_path, DIE_AT=str(BATCHES + 3), DIE_BY="SIGTERM")
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "stopped; the same command goes on from" in stopped.stdout
+    resumed = _train(corpus, tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+@pytest.mark.parametrize("ranks", ["0", "0 1"])
+def test_sigterm_stops_two_processes(corpus: Path, tmp_path: Path, ranks: str) -> None:
+    """They used to wait for each other for ever."""
+    options = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    stopped = _train(corpus, tmp_path, *options, DIE_AT="7", DIE_BY="SIGTERM", DIE_RANKS=ranks, timeout=100)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "stopped; the same command goes on from" in stopped.stdout
+    resumed = _train(corpus, tmp_path, *options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stdout
 
 
 def test_finished_run_is_measured_again_without_training(corpus: Path, whole: Path) -> None:
