@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -248,6 +248,45 @@ def _info(args: argparse.Namespace) -> int:
         width = max(map(len, facts))
         print("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
     return status
+
+
+def split_parser(recipe: str, description: str | None, splits: Sequence[str], split: str) -> argparse.ArgumentParser:
+    """The options of a recipe's evaluate.py, to which it adds where its corpus is; see `evaluate_split`.
+
+    Args:
+        recipe: its name; its model lies in `runs/<recipe>` unless told otherwise.
+        description: for the help text.
+        splits: what can be measured.
+        split: the default among them.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Further options are those of `sru-asr evaluate`: --json, --alignments, --speakers.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default=f"runs/{recipe}", help="default: %(default)s")
+    parser.add_argument("--split", choices=splits, default=split, help="default: %(default)s")
+    return parser
+
+
+def evaluate_split(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace], Mapping[str, Path]]) -> int:
+    """Run `sru-asr evaluate` on a split of a recipe; options that `parser` does not know are passed on.
+
+    Args:
+        parser: of `split_parser`.
+        prepare: makes the manifests, given the parsed options; returns them by split.
+
+    Returns:
+        The exit status.
+    """
+    args, others = parser.parse_known_args()
+    try:
+        manifests = prepare(args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if args.split not in manifests:
+        sys.exit(f"error: this corpus has no split {args.split}, only {', '.join(manifests)}")
+    return main(["evaluate", "--model", args.model, "--manifest", str(manifests[args.split]), *others])
 
 
 if __name__ == "__main__":

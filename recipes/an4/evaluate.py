@@ -3,35 +3,21 @@
 example: python recipes/an4/evaluate.py --model runs/an4 --corpus-dir ~/corpora/an4 --split test
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from prepare import ROOT, prepare
 
-from sru_asr import cli
+from sru_asr.cli import evaluate_split, split_parser
 
 
 def main() -> int:
     """Parses the command line; options it does not know go to `sru-asr evaluate`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Further options are those of `sru-asr evaluate`: --json, --alignments, --speakers.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", default="runs/an4", help="default: %(default)s")
-    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="default: %(default)s")
+    parser = split_parser("an4", __doc__, ("dev", "test"), "dev")
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/an4", help="default: %(default)s")
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
-    args, others = parser.parse_known_args()
-    try:
-        manifests = prepare(args.corpus_dir, args.prepared_dir, args.download_dir)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if args.split not in manifests:
-        sys.exit(f"error: this corpus has no split {args.split}, only {', '.join(manifests)}")
-    return cli.main(["evaluate", "--model", args.model, "--manifest", str(manifests[args.split]), *others])
+    return evaluate_split(parser, lambda args: prepare(args.corpus_dir, args.prepared_dir, args.download_dir))
 
 
 if __name__ == "__main__":
