@@ -1,7 +1,7 @@
 # make demo   environment, training on the shipped corpus, WER on unseen voices, a file transcribed
 # make test   environment, lint, format and type checks, the whole test suite
 # make quick  the same without the tests that take more than ten seconds
-# make benchmark   the recurrence against torch.compile
+# make benchmark   the recurrence against torch.compile, the CTC loss against torch's
 # PYTHON=python3.12 chooses the interpreter; .venv is the only thing made outside data/ and runs/.
 
 PYTHON ?= python3
@@ -30,6 +30,7 @@ check: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/recurrence.py
+	$(BIN)/python benchmarks/ctc.py
 
 # torch first: a build of the kernels, should one be wanted, finds it then. Written last, so that an interrupted
 # installation is taken up again.

@@ -22,24 +22,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from context import context
 from torch import Tensor
 
 from sru_asr.memory import keep_freed_memory
-from sru_asr.ops import kernel_name, recurrence, recurrence_reference
+from sru_asr.ops import recurrence, recurrence_reference
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 ALPHA = 1.7
@@ -189,26 +184,6 @@ def measure(setting: Setting, repetitions: int, whole_loop: bool) -> dict[str, A
     }
 
 
-def machine() -> dict[str, Any]:
-    """The processor, as far as the system tells."""
-    found: dict[str, Any] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "flags": []}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        fields = {name.strip(): value.strip() for name, value in fields.items()}
-        found["cpu"] = fields.get("model name", found["cpu"])
-        flags = (fields.get("flags") or fields.get("Features") or "").split()
-        found["flags"] = [flag for flag in flags if flag.startswith(("avx", "fma", "amx", "sve", "asimd"))]
-    return found
-
-
-def commit() -> str:
-    """Short hash of the checkout, "+" behind it if there are changes."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Measure, print the table, write the rows."""
     parser = argparse.ArgumentParser(
@@ -230,16 +205,7 @@ def main() -> None:
         parser.error("--repetitions, --frames and --threads must be at least 1, --columns at least 2")
 
     kept = keep_freed_memory()
-    context: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": machine(),
-        "torch": torch.__version__,
-        "kernel": kernel_name(),
-        "seed": SEED,
-        "freed_memory_kept": kept,
-    }
+    about = {**context(), "seed": SEED, "freed_memory_kept": kept}
     settings = [
         Setting(threads, getattr(torch, dtype), directions, options.columns // directions, options.frames, backward)
         for threads in options.threads
@@ -247,7 +213,7 @@ def main() -> None:
         for directions in options.directions
         for backward in passes[options.passes]
     ]
-    print(f"{context['machine']['cpu']}, torch {torch.__version__}, {context['kernel']} kernels")
+    print(f"{about['machine']['cpu']}, torch {torch.__version__}, {about['kernel']} kernels")
     print(f"batch 1, {options.frames} frames, medians of {options.repetitions} warm runs in ms\n")
     names = ["ours", "scan", "blocks", *(["whole loop"] if options.whole_loop else [])]
     print(
@@ -268,7 +234,7 @@ def main() -> None:
             "pass": "forward+backward" if setting.backward else "forward",
             "repetitions": options.repetitions,
         }
-        rows.append({**context, **parameters, **result})
+        rows.append({**about, **parameters, **result})
         columns = f"{setting.directions} x {setting.hidden}"
         line = f"{setting.threads:7}  {parameters['dtype']:8}  {columns:>7}  {parameters['pass']:16}"
         print(

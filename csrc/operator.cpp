@@ -10,7 +10,7 @@
 #include <string>
 #include <tuple>
 
-#include "recurrence.h"
+#include "kernels.h"
 
 namespace sru_asr {
 namespace {
@@ -237,6 +237,62 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward_cpu(
   return {grad_u, grad_x, grad_weight_c, grad_bias, grad_initial};
 }
 
+// The loss of each utterance and, if wanted, its gradient by log_probs, (batch, frames, vocab) or without utterances.
+std::tuple<Tensor, Tensor> ctc_loss_cpu(Tensor log_probs, Tensor lengths, Tensor targets, Tensor target_lengths,
+                                        int64_t blank, bool with_grad) {
+  STD_TORCH_CHECK(log_probs.dim() == 3 && log_probs.scalar_type() == ScalarType::Float,
+                  "sru_asr::ctc_loss: log_probs must be (batch, frames, vocab) of dtype Float, got ", shape(log_probs), " of ",
+                  torch::headeronly::toString(log_probs.scalar_type()));
+  const int64_t batch = log_probs.size(0), frames = log_probs.size(1), vocab = log_probs.size(2);
+  STD_TORCH_CHECK(targets.dim() == 2 && targets.size(0) == batch && targets.scalar_type() == ScalarType::Long,
+                  "sru_asr::ctc_loss: targets must be (batch, tokens) int64 with batch = ", batch, ", got ", shape(targets));
+  for (const Tensor* tensor : {&lengths, &target_lengths})
+    STD_TORCH_CHECK(tensor->dim() == 1 && tensor->size(0) == batch && tensor->scalar_type() == ScalarType::Long,
+                    "sru_asr::ctc_loss: lengths and target_lengths must be (batch,) int64 with batch = ", batch, ", got ",
+                    shape(*tensor));
+  for (const Tensor* tensor : {&lengths, &targets, &target_lengths})
+    STD_TORCH_CHECK(tensor->device() == log_probs.device(), "sru_asr::ctc_loss: all tensors must be on the same device");
+  STD_TORCH_CHECK(blank >= 0 && blank < vocab, "sru_asr::ctc_loss: blank must lie in [0, ", vocab, "), got ", blank);
+  log_probs = dense(log_probs);
+  lengths = torch::stable::contiguous(lengths);
+  targets = torch::stable::contiguous(targets);
+  target_lengths = torch::stable::contiguous(target_lengths);
+  Tensor losses = torch::stable::new_empty(log_probs, {batch}, ScalarType::Float);
+  Tensor grad = torch::stable::new_empty(log_probs, {with_grad ? batch : 0, frames, vocab}, ScalarType::Float);
+
+  Alignments problem;
+  problem.frames = frames, problem.vocab = vocab, problem.tokens = targets.size(1), problem.blank = blank;
+  problem.log_probs = static_cast<const float*>(log_probs.data_ptr());
+  problem.batch_stride = log_probs.stride(0), problem.frame_stride = log_probs.stride(1);
+  problem.lengths = static_cast<const int64_t*>(lengths.data_ptr());
+  problem.targets = static_cast<const int64_t*>(targets.data_ptr());
+  problem.target_lengths = static_cast<const int64_t*>(target_lengths.data_ptr());
+  problem.losses = static_cast<float*>(losses.data_ptr());
+  problem.grad = with_grad ? static_cast<float*>(grad.data_ptr()) : nullptr;
+  for (int64_t b = 0; b < batch; ++b) {
+    STD_TORCH_CHECK(problem.lengths[b] >= 0 && problem.lengths[b] <= frames, "sru_asr::ctc_loss: lengths[", b,
+                    "] must lie between 0 and ", frames, ", got ", problem.lengths[b]);
+    STD_TORCH_CHECK(problem.target_lengths[b] >= 0 && problem.target_lengths[b] <= problem.tokens,
+                    "sru_asr::ctc_loss: target_lengths[", b, "] must lie between 0 and ", problem.tokens, ", got ",
+                    problem.target_lengths[b]);
+    for (int64_t i = 0; i < problem.target_lengths[b]; ++i) {
+      const int64_t token = problem.targets[b * problem.tokens + i];
+      STD_TORCH_CHECK(token >= 0 && token < vocab && token != blank, "sru_asr::ctc_loss: targets[", b, ", ", i,
+                      "] must be a token below ", vocab, " that is not the blank (", blank, "), got ", token);
+    }
+  }
+  const Kernels& variant = kernels();
+  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const size_t bytes = ctc_scratch(problem.lengths[b], problem.target_lengths[b]) * sizeof(float);
+      const std::unique_ptr<void, void (*)(void*)> scratch(std::aligned_alloc(64, (bytes + 63) / 64 * 64), std::free);
+      STD_TORCH_CHECK(scratch, "sru_asr::ctc_loss: out of memory");
+      variant.ctc(problem, b, scratch.get());
+    }
+  });
+  return {losses, grad};
+}
+
 std::string kernel_name() { return kernels().name; }
 std::string kernel_reason() { return kernels_reason(); }
 
@@ -251,6 +307,9 @@ STABLE_TORCH_LIBRARY(sru_asr, m) {
       "recurrence_backward(Tensor? grad_h, Tensor? grad_final, Tensor u, Tensor? x, Tensor weight_c, Tensor bias, "
       "Tensor? initial_state, Tensor? lengths, float alpha, int chunk, int lookahead, Tensor states) -> "
       "(Tensor grad_u, Tensor grad_x, Tensor grad_weight_c, Tensor grad_bias, Tensor grad_initial_state)");
+  m.def(
+      "ctc_loss(Tensor log_probs, Tensor lengths, Tensor targets, Tensor target_lengths, int blank, bool with_grad) -> "
+      "(Tensor losses, Tensor grad)");
   m.def("kernel_name() -> str");
   m.def("kernel_reason() -> str");
 }
@@ -258,6 +317,7 @@ STABLE_TORCH_LIBRARY(sru_asr, m) {
 STABLE_TORCH_LIBRARY_IMPL(sru_asr, CPU, m) {
   m.impl("recurrence", TORCH_BOX(&sru_asr::recurrence_cpu));
   m.impl("recurrence_backward", TORCH_BOX(&sru_asr::recurrence_backward_cpu));
+  m.impl("ctc_loss", TORCH_BOX(&sru_asr::ctc_loss_cpu));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sru_asr, CompositeExplicitAutograd, m) {

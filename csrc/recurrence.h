@@ -48,23 +48,7 @@ struct Task {
 
 enum class Number { float32, float64, bfloat16 };
 
-// One instruction set's kernels. scratch holds scratch_rows * (end - begin) numbers, rounded up to whole vectors.
-struct Kernels {
-  const char* name;
-  void (*forward)(Number, const Forward&, const Task&, void* scratch);
-  void (*backward)(Number, const Backward&, const Task&, void* scratch);
-};
-
-constexpr int64_t kScratchRows = 6;
+constexpr int64_t kScratchRows = 6;    // of a task's columns, for a kernel to keep states and sums in
 constexpr int64_t kColumnBlock = 64;  // columns are split between threads in multiples of this
-
-extern const Kernels kBaselineKernels;
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
-
-// The kernels this process uses, and the reason, decided at first call from the processor and the environment variable
-// SRU_ASR_CPU (baseline, avx2, avx512). Throws std::runtime_error if that names something this machine cannot run.
-const Kernels& kernels();
-const char* kernels_reason();
 
 }  // namespace sru_asr

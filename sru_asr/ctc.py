@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sru_asr import ops
 from sru_asr.text import BLANK
 
 
@@ -39,6 +40,8 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
     Returns:
         (batch,) float32.
     """
+    if log_probs.device.type == "cpu":
+        return ops.ctc_loss(log_probs, lengths, targets, target_lengths, BLANK)
     return F.ctc_loss(
         log_probs.transpose(0, 1),
         targets,

@@ -230,7 +230,7 @@ class StopsAtOnce(Callback):
 
         def stop(signum: int, _: object) -> None:
             if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-                trainer.strategy.launcher.kill(signum)  # type: ignore[arg-type]
+                trainer.strategy.launcher.kill(signum)
             if trainer.is_global_zero:
                 _say_how_it_goes_on(self.last)
             os._exit(128 + signum)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sru_asr import ops
 from sru_asr.ctc import CTCHead, ctc_loss
 from sru_asr.text import BLANK
 
@@ -65,6 +66,160 @@ def test_the_loss_is_the_sum_over_all_alignments(utterances, extra, seed):
         n_needed = len(target) + sum(a == b for a, b in itertools.pairwise(target))
         assert math.isinf(expected) == (n < n_needed)
         assert loss == (0 if math.isinf(expected) else pytest.approx(expected, rel=1e-4, abs=1e-5))
+
+
+def by_torch(log_probs, lengths, targets, target_lengths):
+    """Loss and gradient of torch's own, in float64. Its gradient is that by what a log_softmax made log_probs of."""
+    x = log_probs.double().requires_grad_()
+    losses = torch.nn.functional.ctc_loss(x.transpose(0, 1), targets, lengths, target_lengths, reduction="none")
+    (grad,) = torch.autograd.grad(losses.sum(), x)
+    behind = torch.arange(x.shape[1])[None, :] >= lengths[:, None]
+    return losses.detach(), (grad - x.exp()).masked_fill(behind[..., None], 0).detach()
+
+
+def check_against_torch(frames=50, tokens=20, vocab=29, sharpness=3.0, batch=3, seed=0):
+    """Ragged, with repeated tokens. Errors are relative to the loss, and of posteriors, which are at most 1."""
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = (sharpness * torch.randn(batch, frames, vocab, generator=generator)).log_softmax(-1).requires_grad_()
+    targets = torch.randint(1, vocab, (batch, tokens), generator=generator)
+    lengths = frames - torch.arange(batch) * (frames // 8)
+    target_lengths = (tokens - torch.arange(batch) * 2).clamp(min=0)
+    losses = ops.ctc_loss(log_probs, lengths, targets, target_lengths, BLANK)
+    (grad,) = torch.autograd.grad(losses.sum(), log_probs)
+    expected, expected_grad = by_torch(log_probs.detach(), lengths, targets, target_lengths)
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"tokens": 15},  # whole vectors of columns, and one more
+        {"tokens": 16},
+        {"tokens": 0},
+        {"frames": 1, "tokens": 1, "batch": 1},
+        {"vocab": 2, "tokens": 7},  # nothing but repeats
+        {"frames": 300, "tokens": 60, "vocab": 500},
+        {"frames": 1000, "tokens": 150},
+        {"frames": 1000, "tokens": 150, "sharpness": 30},
+    ],
+    ids=str,
+)
+def test_agrees_with_torch_in_float64(sizes):
+    check_against_torch(**sizes)
+
+
+def test_what_is_nearly_impossible_in_every_frame_counts_in_the_end():
+    """Halfway through, alignments that have said half of the tokens, most of all, weigh e^-2000 of the silent one."""
+    frames, tokens = 600, 150
+    log_probs = torch.full((1, frames, 29), -30.0)
+    log_probs[:, :, BLANK] = 0
+    targets = torch.arange(tokens)[None] % 28 + 1
+    sizes = torch.tensor([frames]), targets, torch.tensor([tokens])
+    x = log_probs.clone().requires_grad_()
+    losses = ops.ctc_loss(x, *sizes, BLANK)
+    (grad,) = torch.autograd.grad(losses.sum(), x)
+    expected, expected_grad = by_torch(log_probs, *sizes)
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=0, atol=1e-5)
+    # About 30 a token, less the choice of their frames.
+    assert losses.item() == pytest.approx(30 * tokens - math.log(math.comb(frames, tokens)), rel=0.1)
+
+
+def test_minus_infinity_is_a_probability_of_zero():
+    log_probs = random_log_probs(1, 6, 0)
+    log_probs[0, :3, 2] = -math.inf
+    expected = enumerated_loss(log_probs[0], [1, 2])
+    x = log_probs.clone().requires_grad_()
+    loss = loss_of(x, [6], [[1, 2]])
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert not x.grad[0, :3, 2].any()
+    log_probs[0, :, 2] = -math.inf
+    assert loss_of(log_probs, [6], [[1, 2]]) == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e4])
+def test_what_is_no_probability_makes_its_utterance_nan_and_no_other(value):
+    log_probs = random_log_probs(3, 6, 0)
+    log_probs[1, 2, 1] = value
+    log_probs[2, 2, 2] = value  # which is not said there
+    log_probs.requires_grad_()
+    loss = loss_of(log_probs, [6, 6, 6], [[1, 2], [1, 2], [1]])
+    loss.sum().backward()
+    assert loss.isnan().tolist() == [False, True, False]
+    assert log_probs.grad.isnan().flatten(1).any(1).tolist() == [False, True, False]
+
+
+def test_any_strides_will_do():
+    log_probs = random_log_probs(2, 9, 0)
+    expected = loss_of(log_probs, [7, 9], [[1], [2, 1]])
+    for other in (log_probs.transpose(0, 1).contiguous().transpose(0, 1), log_probs.mT.contiguous().mT):
+        assert not other.is_contiguous()
+        assert torch.equal(loss_of(other, [7, 9], [[1], [2, 1]]), expected)
+
+
+def test_batch_mates_and_padding_change_no_bit():
+    log_probs = random_log_probs(3, 40, 0, vocab=9)
+    targets = [[1, 2, 3, 3, 4], [5], [6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6]]
+    whole = loss_of(log_probs, [40, 30, 39], targets)
+    for i, n in enumerate((40, 30, 39)):
+        assert torch.equal(loss_of(log_probs[i : i + 1, :n], [n], targets[i : i + 1]), whole[i : i + 1])
+
+
+def test_opcheck_and_compilation():
+    log_probs = random_log_probs(2, 6, 0)
+    sizes = torch.tensor([6, 5]), torch.tensor([[1, 2], [2, 1]]), torch.tensor([2, 1])
+    torch.library.opcheck(torch.ops.sru_asr.ctc_loss.default, (log_probs, *sizes, BLANK, False))
+    # The rest of its checks differentiates the gradient that is kept, which has no derivative.
+    torch.library.opcheck(
+        torch.ops.sru_asr.ctc_loss.default,
+        (log_probs.clone().requires_grad_(), *sizes, BLANK, True),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+
+    def grad_of(function):
+        x = log_probs.clone().requires_grad_()
+        (grad,) = torch.autograd.grad((function(x, *sizes) * torch.tensor([1.0, 2.0])).sum(), x)
+        return grad
+
+    compiled = torch.compile(ctc_loss, fullgraph=True, backend="aot_eager")
+    assert torch.equal(grad_of(compiled), grad_of(ctc_loss))
+
+
+def test_second_derivative_is_refused():
+    log_probs = random_log_probs(1, 6, 0).requires_grad_()
+    (first,) = torch.autograd.grad(loss_of(log_probs, [6], [[1, 2]]).sum(), log_probs, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_probs": torch.zeros(2, 6)}, r"log_probs must be \(batch, frames, vocab\)"),
+        ({"log_probs": torch.zeros(2, 6, 3).double()}, "of dtype Float, got .* of Double"),
+        ({"targets": torch.ones(1, 2).long()}, r"targets must be \(batch, tokens\) int64 with batch = 2"),
+        ({"lengths": torch.tensor([6])}, r"lengths and target_lengths must be \(batch,\) int64 with batch = 2"),
+        ({"lengths": torch.tensor([6, 7])}, r"lengths\[1\] must lie between 0 and 6, got 7"),
+        ({"target_lengths": torch.tensor([3, 1])}, r"target_lengths\[0\] must lie between 0 and 2, got 3"),
+        ({"targets": torch.tensor([[1, 2], [3, 1]])}, r"targets\[1, 0\] must be a token below 3 .*, got 3"),
+        ({"targets": torch.tensor([[1, 0], [2, 1]])}, r"targets\[0, 1\] must be .* not the blank \(0\), got 0"),
+        ({"blank": 3}, r"blank must lie in \[0, 3\), got 3"),
+    ],
+)
+def test_an_error_names_the_argument(change, message):
+    arguments = {
+        "log_probs": random_log_probs(2, 6, 0),
+        "lengths": torch.tensor([6, 5]),
+        "targets": torch.tensor([[1, 2], [2, 1]]),
+        "target_lengths": torch.tensor([2, 1]),
+        "blank": BLANK,
+    }
+    ops.ctc_loss(**arguments)
+    with pytest.raises(RuntimeError, match=message):
+        ops.ctc_loss(**{**arguments, **change})
 
 
 def test_equal_neighbours_need_a_blank_between():

@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../recurrence.h"
+#include "../kernels.h"
 
 namespace sru_asr {
 namespace {

@@ -1,6 +1,7 @@
 """The torch operators; the only place that knows `torch.ops`. Importing it loads (or compiles) the kernels."""
 
+from sru_asr.ops.ctc import ctc_loss
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence
 from sru_asr.ops.reference import recurrence_reference
 
-__all__ = ["kernel_name", "kernel_reason", "recurrence", "recurrence_reference"]
+__all__ = ["ctc_loss", "kernel_name", "kernel_reason", "recurrence", "recurrence_reference"]

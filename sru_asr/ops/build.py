@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -174,3 +175,11 @@ def library() -> Path:
                 print(f"sru_asr: compiling the kernels once, into {cached.parent} ...", file=sys.stderr, flush=True)
                 compile_library(cached, Path(torch.__file__).parent)
     return cached
+
+
+@cache
+def load() -> None:
+    """Make the operators known to torch, once a process."""
+    import torch  # setup.py uses the rest of this file where there may be none
+
+    torch.ops.load_library(str(library()))

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sru_asr.ops.build import library
+from sru_asr.ops.build import load
 
-torch.ops.load_library(str(library()))
+load()
 
 
 def recurrence(

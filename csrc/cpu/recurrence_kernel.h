@@ -12,14 +12,6 @@
 namespace sru_asr::SRU_ASR_VARIANT {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
 template <class Storage>
 struct Recurrence {
   using Real = typename Lane<Storage, 1>::Accumulator;
