@@ -15,7 +15,8 @@ struct Alignments {
   const int64_t* targets;         // (batch, tokens), none of them the blank
   const int64_t* target_lengths;  // (batch)
   float* losses;                  // (batch): minus the log of the probability of the target; 0 where there is no alignment
-  float* grad;                    // (batch, frames, vocab), of the losses by log_probs; null: not wanted
+  float* posteriors;              // (batch, frames, tokens + 1): probability, given the target, that a frame is said to be
+                                  // each of its tokens and, last, the blank; 0 behind the lengths; null: not wanted
 };
 
 // Internal to each translation unit (static), so that none is linked to what another instruction set made of them.

@@ -1,4 +1,4 @@
-// The CTC loss and its gradient on a CPU (Graves et al. 2006, section 4.1). Included once per instruction set, after
+// The CTC loss and what its gradient needs, on a CPU (Graves et al. 2006, section 4.1). Included once per instruction set, after
 // SRU_ASR_VARIANT, with that set's flags.
 //
 // Probabilities of partial alignments range over thousands of orders of magnitude within one frame, and those that are
@@ -121,7 +121,7 @@ struct Ctc {
   }
   // Which tokens may follow the one before without a blank: all bits, or none.
   int32_t* differs() const { return reinterpret_cast<int32_t*>(rest + 8 * row); }
-  float* posterior() const { return rest + 9 * row; }
+  float* shares() const { return rest + 9 * row; }
   float* gathered() const { return rest + 10 * row; }
 
   Row alpha(int64_t t, int part) const { return {alpha_m + (2 * t + part) * row, alpha_e + (2 * t + part) * row}; }
@@ -130,7 +130,13 @@ struct Ctc {
   const float* log_probs(int64_t t) const {
     return problem.log_probs + utterance * problem.batch_stride + t * problem.frame_stride;
   }
-  float* grad(int64_t t) const { return problem.grad + (utterance * problem.frames + t) * problem.vocab; }
+  float* posteriors(int64_t t) const {
+    return problem.posteriors + (utterance * problem.frames + t) * (problem.tokens + 1);
+  }
+  void fill_posteriors(int64_t frames, float value) const {
+    if (problem.posteriors)
+      for (int64_t i = 0; i < frames * (problem.tokens + 1); ++i) posteriors(0)[i] = value;
+  }
 
   // Probabilities of the target's tokens and of the blank in every frame; false if one of them is no number.
   bool emit() const {
@@ -145,19 +151,21 @@ struct Ctc {
       }
       for (int64_t j = kFirst; j < end; j += N) emission(t).store(j, exponential(FloatLane::load(x + j)));
       sound = sound && from[problem.blank] <= kMost;
-      const Scaled b = exponential(Floats{} + from[problem.blank]);
-      blank_m[t] = b.m[0], blank_e[t] = b.e[0];
+    }
+    for (int64_t t = 0; t < length; t += N) {
+      const int64_t count = length - t < N ? length - t : N;
+      for (int64_t i = 0; i < count; ++i) x[i] = log_probs(t + i)[problem.blank];
+      const Scaled blanks = exponential(FloatLane::load(x));
+      for (int64_t i = 0; i < count; ++i) blank_m[t + i] = blanks.m[i], blank_e[t + i] = blanks.e[i];
     }
     return sound;
   }
 
   // alpha(t): probability of all beginnings of alignments that are in a state at frame t, frame t included.
   void forward() const {
-    for (int64_t t = 0; t < length; ++t)
-      for (int part = 0; part < 2; ++part) {
-        alpha(t, part).clear(0, t == 0 ? row : kFirst);
-        alpha(t, part).clear(end, row);
-      }
+    alpha(0, 0).clear(kFirst, end);
+    alpha(0, 1).clear(kFirst, end);
+    for (int64_t t = 0; t < length; ++t) alpha(t, 1).set(kFirst - 1, 0, kNothing);  // before the first token
     alpha(0, 0).set(kFirst, blank_m[0], blank_e[0]);
     if (tokens) alpha(0, 1).set(kFirst, emission(0).m[kFirst], emission(0).e[kFirst]);
     for (int64_t t = 1; t < length; ++t) {
@@ -171,7 +179,7 @@ struct Ctc {
   }
 
   // Walks back with beta(t): probability of all ends of alignments from a state at frame t, frame t not included. Writes
-  // the gradient, minus the posterior probability of each token in each frame, for a total of m * 2^e.
+  // the posteriors, alpha beta / total, for a total of m * 2^e.
   void backward(float m, int32_t e) const {
     const Row blanks = spare(0), said = spare(1), blanks_after = spare(2), said_after = spare(3);
     for (int64_t number = 0; number < 4; ++number) spare(number).clear(0, row);
@@ -183,15 +191,14 @@ struct Ctc {
       for (int64_t j = kFirst; j < end; j += N) {
         const Scaled b = blanks.load(j), s = said.load(j), from_b = alpha(t, 0).load(j), from_s = alpha(t, 1).load(j);
         blank_posterior += from_b.m * b.m * share(from_b.e + b.e - e);
-        FloatLane::store(posterior() + j, from_s.m * s.m * share(from_s.e + s.e - e) * inverse);
+        FloatLane::store(shares() + j, from_s.m * s.m * share(from_s.e + s.e - e) * inverse);
         blanks_after.store(j, product(b, blank(t)));
         said_after.store(j, product(s, emission(t).load(j)));
       }
       float total = 0;
       for (int i = 0; i < N; ++i) total += blank_posterior[i];
-      float* const to = grad(t);
-      to[problem.blank] -= total * inverse;
-      for (int64_t i = 0; i < tokens; ++i) to[targets[i]] -= posterior()[kFirst + i];
+      __builtin_memcpy(posteriors(t), shares() + kFirst, tokens * sizeof(float));
+      posteriors(t)[problem.tokens] = total * inverse;
       for (int64_t j = kFirst; j < end; j += N) {
         const Scaled b = blanks_after.load(j), s = said_after.load(j);
         const Scaled next_b = blanks_after.load(j + 1), next_s = said_after.load(j + 1);
@@ -209,14 +216,11 @@ struct Ctc {
   void run() const {
     float& loss = problem.losses[utterance];
     loss = 0;
-    if (problem.grad)
-      for (int64_t i = 0; i < problem.frames * problem.vocab; ++i) grad(0)[i] = 0;
+    fill_posteriors(problem.frames, 0);
     if (length == 0) return;
     if (!emit()) {
       loss = NAN;
-      if (problem.grad)
-        for (int64_t i = 0; i < length * problem.vocab; ++i) grad(0)[i] = NAN;
-      return;
+      return fill_posteriors(length, NAN);
     }
     for (int64_t j = 0; j < row; ++j) {
       const int64_t i = j - kFirst;
@@ -231,7 +235,7 @@ struct Ctc {
     if (tokens) total += scaled(said.m[last - 1], said.e[last - 1] - e);
     if (total == 0) return;  // no alignment
     loss = static_cast<float>(-(std::log(total) + e * 0.6931471805599453));
-    if (problem.grad) backward(static_cast<float>(total), e);
+    if (problem.posteriors) backward(static_cast<float>(total), e);
   }
   static double scaled(float m, int32_t e) { return e < -100 ? 0.0 : std::ldexp(static_cast<double>(m), e); }
 };

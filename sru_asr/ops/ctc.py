@@ -33,29 +33,41 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
     Raises:
         RuntimeError: an argument has a wrong shape, dtype or value; the message names it.
     """
-    with_grad = torch.is_grad_enabled() and log_probs.requires_grad
-    losses, _ = torch.ops.sru_asr.ctc_loss(log_probs, lengths, targets, target_lengths, blank, with_grad)
+    keep_posteriors = torch.is_grad_enabled() and log_probs.requires_grad
+    losses, _ = torch.ops.sru_asr.ctc_loss(log_probs, lengths, targets, target_lengths, blank, keep_posteriors)
     return losses
 
 
 @torch.library.register_fake("sru_asr::ctc_loss")
-def _(log_probs, lengths, targets, target_lengths, blank, with_grad):  # type: ignore[no-untyped-def]
-    batch, frames, vocab = log_probs.shape
-    return log_probs.new_empty(batch), log_probs.new_empty(batch if with_grad else 0, frames, vocab)
+def _(log_probs, lengths, targets, target_lengths, blank, keep_posteriors):  # type: ignore[no-untyped-def]
+    batch, frames, _ = log_probs.shape
+    kept = log_probs.new_empty(batch if keep_posteriors else 0, frames, targets.shape[1] + 1)
+    return log_probs.new_empty(batch), kept
+
+
+@torch.library.register_fake("sru_asr::ctc_loss_backward")
+def _(grad_losses, posteriors, lengths, targets, target_lengths, vocab, blank):  # type: ignore[no-untyped-def]
+    return posteriors.new_empty(posteriors.shape[0], posteriors.shape[1], vocab)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.save_for_backward(output[1])
+    log_probs, lengths, targets, target_lengths, ctx.blank, _ = inputs
+    ctx.vocab = log_probs.shape[2]
+    ctx.save_for_backward(output[1], lengths, targets, target_lengths)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_losses: Tensor | None, grad_grad: Tensor | None) -> tuple:
-    if grad_grad is not None:
-        raise NotImplementedError("sru_asr::ctc_loss has no second derivative; torch.nn.functional.ctc_loss has one")
-    (grad,) = ctx.saved_tensors
-    if grad_losses is None:
-        return None, None, None, None, None, None
-    return grad * grad_losses[:, None, None], None, None, None, None, None
+def _backward(ctx: Any, grad_losses: Tensor | None, _: None) -> tuple:
+    grad = None
+    if grad_losses is not None:
+        grad = torch.ops.sru_asr.ctc_loss_backward(grad_losses, *ctx.saved_tensors, ctx.vocab, ctx.blank)
+    return grad, None, None, None, None, None
+
+
+def _second_derivative(ctx: Any, *_: Tensor) -> None:
+    raise NotImplementedError("sru_asr::ctc_loss has no second derivative; torch.nn.functional.ctc_loss has one")
 
 
 torch.library.register_autograd("sru_asr::ctc_loss", _backward, setup_context=_setup_context)
+# Without this torch would warn once and go on with zeros.
+torch.library.register_autograd("sru_asr::ctc_loss_backward", _second_derivative)
