@@ -9,7 +9,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what is freed for what is allocated next, instead of handing it back to the system.
 
     A training step allocates the same megabytes again and again. Handed back in between, they come as new pages each
-    time, which the system has to find and to zero: 10 to 20 % of a step on a CPU.
+    time, which the system has to find and to zero: 10 to 16 % of a step on a CPU (docs/log.md).
 
     Returns:
         Whether this is a C library that can be told so (glibc).
