@@ -244,6 +244,22 @@ void check_batch(const Tensor& tensor, const char* name, int64_t batch, const Te
   STD_TORCH_CHECK(tensor.device() == log_probs.device(), "sru_asr::ctc_loss: ", name, " and log_probs must be on one device");
 }
 
+// Every index the loops use, for both passes.
+void check_targets(const int64_t* lengths, const int64_t* targets, const int64_t* target_lengths, int64_t batch,
+                   int64_t frames, int64_t tokens, int64_t vocab, int64_t blank) {
+  for (int64_t b = 0; b < batch; ++b) {
+    STD_TORCH_CHECK(lengths[b] >= 0 && lengths[b] <= frames, "sru_asr::ctc_loss: lengths[", b, "] must lie between 0 and ",
+                    frames, ", got ", lengths[b]);
+    STD_TORCH_CHECK(target_lengths[b] >= 0 && target_lengths[b] <= tokens, "sru_asr::ctc_loss: target_lengths[", b,
+                    "] must lie between 0 and ", tokens, ", got ", target_lengths[b]);
+    for (int64_t i = 0; i < target_lengths[b]; ++i) {
+      const int64_t token = targets[b * tokens + i];
+      STD_TORCH_CHECK(token >= 0 && token < vocab && token != blank, "sru_asr::ctc_loss: targets[", b, ", ", i,
+                      "] must be a token below ", vocab, " that is not the blank (", blank, "), got ", token);
+    }
+  }
+}
+
 // The loss of each utterance and, if wanted, what its gradient needs (otherwise a tensor without utterances).
 std::tuple<Tensor, Tensor> ctc_loss_cpu(Tensor log_probs, Tensor lengths, Tensor targets, Tensor target_lengths,
                                         int64_t blank, bool keep_posteriors) {
@@ -275,18 +291,7 @@ std::tuple<Tensor, Tensor> ctc_loss_cpu(Tensor log_probs, Tensor lengths, Tensor
   problem.target_lengths = static_cast<const int64_t*>(target_lengths.data_ptr());
   problem.losses = static_cast<float*>(losses.data_ptr());
   problem.posteriors = keep_posteriors ? static_cast<float*>(posteriors.data_ptr()) : nullptr;
-  for (int64_t b = 0; b < batch; ++b) {
-    STD_TORCH_CHECK(problem.lengths[b] >= 0 && problem.lengths[b] <= frames, "sru_asr::ctc_loss: lengths[", b,
-                    "] must lie between 0 and ", frames, ", got ", problem.lengths[b]);
-    STD_TORCH_CHECK(problem.target_lengths[b] >= 0 && problem.target_lengths[b] <= tokens,
-                    "sru_asr::ctc_loss: target_lengths[", b, "] must lie between 0 and ", tokens, ", got ",
-                    problem.target_lengths[b]);
-    for (int64_t i = 0; i < problem.target_lengths[b]; ++i) {
-      const int64_t token = problem.targets[b * tokens + i];
-      STD_TORCH_CHECK(token >= 0 && token < vocab && token != blank, "sru_asr::ctc_loss: targets[", b, ", ", i,
-                      "] must be a token below ", vocab, " that is not the blank (", blank, "), got ", token);
-    }
-  }
+  check_targets(problem.lengths, problem.targets, problem.target_lengths, batch, frames, tokens, vocab, blank);
   const Kernels& variant = kernels();
   // Utterances that together take some 50 microseconds, or waking a thread costs more than it saves.
   const int64_t grain = 1 + 16384 / (frames * (tokens + kCtcLanes) + 1);
@@ -302,15 +307,20 @@ std::tuple<Tensor, Tensor> ctc_loss_cpu(Tensor log_probs, Tensor lengths, Tensor
 }
 
 // The gradient of log_probs: minus the posterior of each token in each frame, times the gradient of the utterance's loss.
-// Takes what a forward pass has checked.
 Tensor ctc_loss_backward_cpu(Tensor grad_losses, Tensor posteriors, Tensor lengths, Tensor targets, Tensor target_lengths,
                              int64_t vocab, int64_t blank) {
-  const int64_t batch = targets.size(0), tokens = targets.size(1), frames = posteriors.size(1);
-  STD_TORCH_CHECK(posteriors.dim() == 3 && posteriors.size(0) == batch && posteriors.size(2) == tokens + 1,
+  STD_TORCH_CHECK(targets.dim() == 2 && targets.scalar_type() == ScalarType::Long && blank >= 0 && blank < vocab,
+                  "sru_asr::ctc_loss_backward: targets must be (batch, tokens) int64, and the blank below vocab");
+  const int64_t batch = targets.size(0), tokens = targets.size(1);
+  check_batch(lengths, "lengths", batch, posteriors);
+  check_batch(target_lengths, "target_lengths", batch, posteriors);
+  STD_TORCH_CHECK(posteriors.dim() == 3 && posteriors.size(0) == batch && posteriors.size(2) == tokens + 1 &&
+                      posteriors.scalar_type() == ScalarType::Float,
                   "sru_asr::ctc_loss_backward: posteriors must be those that a forward pass with keep_posteriors kept, got ",
                   shape(posteriors));
   STD_TORCH_CHECK(grad_losses.dim() == 1 && grad_losses.size(0) == batch && grad_losses.scalar_type() == ScalarType::Float,
                   "sru_asr::ctc_loss_backward: grad_losses must be (batch,) of dtype Float, got ", shape(grad_losses));
+  const int64_t frames = posteriors.size(1);
   posteriors = torch::stable::contiguous(posteriors);
   grad_losses = torch::stable::contiguous(grad_losses);
   lengths = torch::stable::contiguous(lengths);
@@ -323,6 +333,7 @@ Tensor ctc_loss_backward_cpu(Tensor grad_losses, Tensor posteriors, Tensor lengt
   const int64_t* const target = static_cast<const int64_t*>(targets.data_ptr());
   const int64_t* const target_length = static_cast<const int64_t*>(target_lengths.data_ptr());
   float* const to = static_cast<float*>(grad.data_ptr());
+  check_targets(length, target, target_length, batch, frames, tokens, vocab, blank);
   const int64_t grain = 1 + 262144 / (frames * vocab + 1);
   torch::stable::parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {

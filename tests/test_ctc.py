@@ -219,6 +219,25 @@ def test_an_error_names_the_argument(change, message):
         ops.ctc_loss(**{**arguments, **change})
 
 
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (1, torch.zeros(0, 6, 3), "posteriors must be those that a forward pass"),
+        (2, torch.tensor([6, 7]), r"lengths\[1\] must lie between 0 and 6"),
+        (3, torch.tensor([[1, 2], [3, 1]]), r"targets\[1, 0\] must be a token below 3"),
+        (4, torch.tensor([2, 3]), r"target_lengths\[1\] must lie between 0 and 2"),
+    ],
+)
+def test_the_backward_pass_writes_within_its_bounds_only(position, value, message):
+    sizes = [torch.tensor([6, 5]), torch.tensor([[1, 2], [2, 1]]), torch.tensor([2, 1])]
+    kept = torch.ops.sru_asr.ctc_loss(random_log_probs(2, 6, 0), *sizes, BLANK, True)[1]
+    arguments = [torch.ones(2), kept, *sizes, VOCAB, BLANK]
+    torch.ops.sru_asr.ctc_loss_backward(*arguments)
+    arguments[position] = value
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.sru_asr.ctc_loss_backward(*arguments)
+
+
 def test_equal_neighbours_need_a_blank_between():
     log_probs = random_log_probs(1, 2, 0)
     assert loss_of(log_probs, [2], [[1, 2]]) > 0
