@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ctc.h"
+#include "layer.h"
 #include "recurrence.h"
 
 namespace sru_asr {
@@ -13,14 +14,20 @@ struct Kernels {
   void (*backward)(Number, const Backward&, const Task&, void* scratch);
   // one utterance; scratch holds ctc_scratch numbers
   void (*ctc)(const Alignments&, int64_t utterance, void* scratch);
+  // Packs row groups, then computes groups of columns (counted through both directions), of the utterances at hand.
+  LayerNeeds (*layer_needs)(Number, const Layer&);
+  void (*layer_pack)(Number, const Layer&, int64_t begin, int64_t end);
+  void (*layer_run)(Number, const Layer&, int64_t begin, int64_t end, void* scratch);
 };
 
 extern const Kernels kBaselineKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAmxKernels;
 
 // The kernels this process uses, and the reason, decided at first call from the processor and the environment variable
-// SRU_ASR_CPU (baseline, avx2, avx512). Throws std::runtime_error if that names something this machine cannot run.
+// SRU_ASR_CPU (baseline, avx2, avx512, avx512_bf16, amx). Throws std::runtime_error if that names something this machine cannot run.
 const Kernels& kernels();
 const char* kernels_reason();
 

@@ -11,10 +11,13 @@ import torch
 
 from sru_asr.ops import kernel_name, kernel_reason
 
+AVX512 = {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 NEEDS = {
     "baseline": set(),
     "avx2": {"avx2", "fma"},
-    "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512": AVX512,
+    "avx512_bf16": {*AVX512, "avx512_bf16"},
+    "amx": {*AVX512, "avx512_bf16", "amx_bf16", "amx_tile"},
 }
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 

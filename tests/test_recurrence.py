@@ -485,7 +485,10 @@ ERRORS = {
     "two parts": ({"u": torch.zeros(2, 6, 2, 2, 5)}, r"3 or 4 parts.* got \(2, 6, 2, 2, 5\)"),
     "float16": ({"u": torch.zeros(2, 6, 2, 3, 5).half()}, "u must be float32, float64 or bfloat16, got Half"),
     "integers": ({"u": torch.zeros(2, 6, 2, 3, 5).int()}, "u must be float32, float64 or bfloat16, got Int"),
-    "two highways": ({"u": torch.zeros(2, 6, 2, 4, 5)}, "x must be None where u brings the highway as its fourth part"),
+    "two highways": (
+        {"u": torch.zeros(2, 6, 2, 4, 5)},
+        "x must be None where the product brings the highway as its fourth part",
+    ),
     "x of another shape": (
         {"x": torch.zeros(2, 6, 2, 4)},
         r"x must be \(batch, frames, directions, hidden\) = \(2, 6, 2, 5\), got \(2, 6, 2, 4\)",
@@ -525,10 +528,14 @@ ERRORS = {
         r"lengths\[1\] must lie between 0 and the 5 .*got 6",
     ),
     "negative chunk": ({"chunk": -1}, "chunk must be positive .* got chunk -1, lookahead 0"),
-    "negative lookahead": ({"chunk": 2, "lookahead": -1}, "lookahead not negative, got chunk 2, lookahead -1"),
+    "negative lookahead": ({"chunk": 2, "lookahead": -1}, "lookahead not negative, .* got chunk 2, lookahead -1"),
     "lookahead without chunk": ({"lookahead": 2}, "chunk must be positive .* got chunk 0, lookahead 2"),
     "a broken window": ({"chunk": 3, "lookahead": 1}, r"whole windows of chunk \+ lookahead = 4 frames, got 6"),
     "a window too long": ({"chunk": 7}, "whole windows of chunk .* = 7 frames, got 6"),
+    "windows beyond number": (
+        {"chunk": 2**63 - 1, "lookahead": 2**63 - 1},
+        r"chunk must be positive .* at most 2\^40",
+    ),
 }
 
 

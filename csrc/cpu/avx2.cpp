@@ -1,8 +1,6 @@
 #define SRU_ASR_VARIANT avx2
-#include "../kernels.h"
-#include "ctc_kernel.h"
-#include "recurrence_kernel.h"
+#include "variant_kernels.h"
 
 namespace sru_asr {
-const Kernels kAvx2Kernels = {"avx2", avx2::run<avx2::ForwardRun, Forward>, avx2::run<avx2::BackwardRun, Backward>, avx2::ctc};
+const Kernels kAvx2Kernels = avx2::variant_kernels("avx2");
 }  // namespace sru_asr

@@ -1,8 +1,6 @@
 #define SRU_ASR_VARIANT baseline
-#include "../kernels.h"
-#include "ctc_kernel.h"
-#include "recurrence_kernel.h"
+#include "variant_kernels.h"
 
 namespace sru_asr {
-const Kernels kBaselineKernels = {"baseline", baseline::run<baseline::ForwardRun, Forward>, baseline::run<baseline::BackwardRun, Backward>, baseline::ctc};
+const Kernels kBaselineKernels = baseline::variant_kernels("baseline");
 }  // namespace sru_asr

@@ -3,6 +3,14 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(SRU_ASR_X86)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
 #include "../kernels.h"
 
 namespace sru_asr {
@@ -21,6 +29,22 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && has_avx2();
 }
+// Bits of CPUID's leaf 7, as not every compiler knows these sets by name.
+bool leaf7(unsigned subleaf, int reg, unsigned mask) {
+  unsigned registers[4];
+  return __get_cpuid_count(7, subleaf, &registers[0], &registers[1], &registers[2], &registers[3]) &&
+         (registers[reg] & mask) == mask;
+}
+bool has_avx512_bf16() { return has_avx512() && leaf7(1, 0, 1u << 5); }
+bool has_amx() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM: the system saves tiles when asked to
+  constexpr unsigned kBf16AndTiles = 1u << 22 | 1u << 24;
+  return has_avx512_bf16() && leaf7(0, 3, kBf16AndTiles) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 Choice choose() {
@@ -30,6 +54,8 @@ Choice choose() {
   };
   const Candidate candidates[] = {
 #if defined(SRU_ASR_X86)
+      {&kAmxKernels, has_amx()},
+      {&kAvx512Bf16Kernels, has_avx512_bf16()},
       {&kAvx512Kernels, has_avx512()},
       {&kAvx2Kernels, has_avx2()},
 #endif

@@ -35,14 +35,20 @@ COMMON_FLAGS = [
 ]
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 # Each source with the flags it alone gets: one translation unit per instruction set.
-SOURCES: dict[str, list[str]] = {"operator.cpp": [], "cpu/select.cpp": [], "cpu/baseline.cpp": []}
+SOURCES: dict[str, list[str]] = {
+    **{name: [] for name in ("variant.cpp", "recurrence.cpp", "layer.cpp", "ctc.cpp", "cpu/select.cpp")},
+    "cpu/baseline.cpp": [],
+}
 if X86:
     COMMON_FLAGS.append("-DSRU_ASR_X86")
     SOURCES["cpu/avx2.cpp"] = ["-mavx2", "-mfma"]
-    SOURCES["cpu/avx512.cpp"] = [
+    AVX512 = [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
         "-mprefer-vector-width=512",
     ]
+    SOURCES["cpu/avx512.cpp"] = AVX512
+    SOURCES["cpu/avx512_bf16.cpp"] = [*AVX512, "-mavx512bf16"]
+    SOURCES["cpu/amx.cpp"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
 
 class BuildError(RuntimeError):
@@ -52,9 +58,9 @@ class BuildError(RuntimeError):
 def source_folder() -> Path:
     """`csrc`: inside an installed package, beside the package in a checkout."""
     for folder in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
-        if (folder / "operator.cpp").is_file():
+        if (folder / "recurrence.cpp").is_file():
             return folder
-    raise BuildError(f"The kernel sources (csrc/operator.cpp) are missing beside {PACKAGE}: reinstall sru-asr.")
+    raise BuildError(f"The kernel sources (csrc/recurrence.cpp) are missing beside {PACKAGE}: reinstall sru-asr.")
 
 
 def source_key() -> str:

@@ -1,0 +1,186 @@
+// The matrix product of a few rows of input with one group of columns of the weights: on tiles where the processor has
+// them (AMX), else by multiply-adds of vectors.
+//
+// Each Product says in kRows how many rows it works on together, how it wants rows packed, and multiplies. Its result,
+// float32, lies tile by tile: tile j of row r at (j * kStride + r) * 16.
+#pragma once
+
+#include "../simd.h"
+
+#include "../layer.h"
+
+namespace sru_asr::SRU_ASR_VARIANT {
+namespace {
+
+constexpr int64_t kBlock = 256;               // most rows multiplied at a time
+constexpr int64_t kStride = kBlock + 5;       // rows from a tile of the product to the next: not to the same L1 set
+constexpr int64_t kMostTiles = 4 * kGroup / kTile;
+constexpr int64_t kProduct = kMostTiles * kStride * kTile;  // numbers
+
+// Multiply-adds of vectors. Rows are packed a few together, and for each input the numbers of those rows side by side.
+template <class Storage>
+struct VectorProduct {
+  static constexpr int N = kVectorBytes / sizeof(float);
+  using V = Vector<float, N>;
+  static constexpr int kVectors = 2 * kTile / N;  // of a pair of tiles
+  static constexpr int kRows = N == 16 ? 12 : N == 8 ? 3 : 1;  // so that the sums fit the registers
+  static constexpr bool kPairs = sizeof(Storage) == 2;         // weights come as pairs of inputs
+
+  static SRU_ASR_INLINE float widen(float x) { return x; }
+  static SRU_ASR_INLINE float widen(bfloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+  // from: kRows rows, null for one of zeros.
+  static void pack(void* to, const Storage* const* from, int64_t inputs) {
+    float* at = static_cast<float*>(to);
+    for (int64_t k = 0; k < padded_inputs(inputs); ++k)
+      for (int r = 0; r < kRows; ++r) *at++ = from[r] && k < inputs ? widen(from[r][k]) : 0;
+  }
+  static constexpr int64_t packed_bytes(int64_t inputs) { return kRows * padded_inputs(inputs) * sizeof(float); }
+
+  // One pair of tiles for kRows rows.
+  static SRU_ASR_INLINE void multiply_pair(const float* rows, const Storage* weight, int64_t inputs, float* product) {
+    V sum[kRows][kVectors] = {};
+    for (int64_t k = 0; k < inputs; k += kPairs ? 2 : 1) {
+      for (int v = 0; v < kVectors; ++v) {
+        // Where this vector's columns begin: a row of 16 columns, or of 16 pairs, is 64 bytes.
+        const int tile = v * N / kTile, column = v * N % kTile;
+        if constexpr (kPairs) {
+          const Storage* from =
+              weight + (k / kDepth * 2 + tile) * (kTileBytes / 2) + k % kDepth * kTile + 2 * column;
+          Vector<uint32_t, N> both;
+          __builtin_memcpy(&both, from, sizeof(both));
+          const V even = bit_cast<V>(both << 16), odd = bit_cast<V>(both & 0xffff0000u);
+          for (int r = 0; r < kRows; ++r) sum[r][v] += even * rows[k * kRows + r];
+          for (int r = 0; r < kRows; ++r) sum[r][v] += odd * rows[(k + 1) * kRows + r];
+        } else {
+          const V from = Lane<float, N>::load(weight + k * 2 * kTile + v * N);
+          for (int r = 0; r < kRows; ++r) sum[r][v] += from * rows[k * kRows + r];
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVectors; ++v) {
+        const int tile = v * N / kTile, column = v * N % kTile;
+        Lane<float, N>::store(product + (tile * kStride + r) * kTile + column, sum[r][v]);
+      }
+  }
+
+  struct Session {};
+
+  template <class Aside>
+  static void multiply(const void* rows, int64_t row_groups, const Storage* weight, int64_t pairs, int64_t inputs,
+                       float* product, Aside&&) {
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      for (int64_t g = 0; g < row_groups; ++g)
+        multiply_pair(static_cast<const float*>(rows) + g * kRows * inputs, weight + pair * inputs * 2 * kTile, inputs,
+                      product + (2 * pair * kStride + g * kRows) * kTile);
+  }
+};
+
+#if defined(__AMX_BF16__)
+// Two tiles of rows by two of columns, over a depth that keeps the tiles of the weights in L1 while the rows go by.
+struct TileProduct {
+  static constexpr int kRows = 2 * kTile;
+  static constexpr int64_t kSteps = 8;  // of kDepth inputs between storing the sums
+
+  static void pack(void* to, const bfloat16* const* from, int64_t inputs) {
+    for (int64_t r = 0; r < kRows; ++r) {
+      char* at = static_cast<char*>(to) + r / kTile * kTileBytes + r % kTile * 64;
+      for (int64_t k = 0; k < inputs; k += kDepth, at += 2 * kTileBytes) {
+        if (from[r] && k + kDepth <= inputs) {
+          __builtin_memcpy(at, from[r] + k, 64);
+          continue;
+        }
+        bfloat16 rest[kDepth] = {};
+        for (int64_t i = 0; from[r] && k + i < inputs; ++i) rest[i] = from[r][k + i];
+        __builtin_memcpy(at, rest, 64);
+      }
+    }
+  }
+  static constexpr int64_t packed_bytes(int64_t inputs) { return kRows * padded_inputs(inputs) * 2; }
+
+  // Configures this thread's tiles, all 16 rows of 64 bytes, and gives them back.
+  struct Session {
+    Session() {
+      struct alignas(64) {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      } configuration;
+      asm volatile("ldtilecfg %0" : : "m"(configuration));
+    }
+    ~Session() { asm volatile("tilerelease"); }
+  };
+
+  template <class Aside>
+  static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
+                       float* product, Aside&& aside) {
+    const int64_t steps = inputs / kDepth;
+    int64_t calls = pairs * ceil_div(steps, kSteps) * row_groups;
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      for (int64_t begin = 0; begin < steps; begin += kSteps) {
+        const int64_t count = steps - begin < kSteps ? steps - begin : kSteps;
+        const char* b = reinterpret_cast<const char*>(weight) + (pair * steps + begin) * 2 * kTileBytes;
+        for (int64_t g = 0; g < row_groups; ++g) {
+          float* const c = product + (2 * pair * kStride + g * kRows) * kTile;
+          float* const right = c + kStride * kTile;
+          float* const below = c + kTile * kTile;
+          float* const both = right + kTile * kTile;
+          if (begin == 0) {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+          } else {
+            load<0>(c);
+            load<1>(right);
+            load<2>(below);
+            load<3>(both);
+          }
+          const char* a = static_cast<const char*>(rows) + (g * steps + begin) * 2 * kTileBytes;
+          for (int64_t step = 0; step < count; ++step) {
+            const char* const here = b + step * 2 * kTileBytes;
+            load<4>(a + step * 2 * kTileBytes);
+            load<6>(here);
+            _tile_dpbf16ps(0, 4, 6);
+            load<7>(here + kTileBytes);
+            _tile_dpbf16ps(1, 4, 7);
+            load<5>(a + step * 2 * kTileBytes + kTileBytes);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+          }
+          store<0>(c);
+          store<1>(right);
+          store<2>(below);
+          store<3>(both);
+          aside(1, calls--);
+        }
+      }
+  }
+
+ private:
+  // By hand, as gcc's own do not say that they read memory.
+  template <int Register>
+  static SRU_ASR_INLINE void load(const void* from) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
+  }
+  template <int Register>
+  static SRU_ASR_INLINE void store(void* to) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(int64_t{64}), "i"(Register) : "memory");
+  }
+};
+#endif
+
+template <class Storage>
+struct ProductOf {
+  using type = VectorProduct<Storage>;
+};
+#if defined(__AMX_BF16__)
+template <>
+struct ProductOf<bfloat16> {
+  using type = TileProduct;
+};
+#endif
+
+}  // namespace
+}  // namespace sru_asr::SRU_ASR_VARIANT
