@@ -95,20 +95,45 @@ def extract(archive: Path, directory: Path) -> None:
                 with zipfile.ZipFile(file) as members:
                     for name in members.namelist():
                         # ZipFile would take the dots out and extract the member elsewhere without a word.
-                        if not (part / name).resolve().is_relative_to(part.resolve()):
-                            raise zipfile.BadZipFile(f"{name!r} would be extracted outside the folder")
+                        _inside(part, name)
                     members.extractall(part)
             else:
                 with gzip.open(file) as stream:
                     with tarfile.open(fileobj=stream, mode="r|") as tar:
-                        tar.extractall(part, filter="data")
+                        _extract_members(tar, part)
                     while stream.read(CHUNK_BYTES):  # a tar ends before its gzip does, and the CRC is in the latter
                         pass
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (_Unsafe, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DownloadError(
             f"{archive} is no sound archive: {error}. Delete it and run again to fetch it anew. {BY_HAND}"
         ) from error
     part.rename(directory)
+
+
+class _Unsafe(Exception):
+    """A member of an archive that is not to be extracted."""
+
+
+def _extract_members(tar: tarfile.TarFile, directory: Path) -> None:
+    # tarfile's own filter against hostile members came with Python 3.10.12 and 3.11.4, later than Debian 12's Python.
+    for member in tar:
+        path = _inside(directory, member.name)
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+        elif (source := tar.extractfile(member) if member.isreg() else None) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        else:
+            raise _Unsafe(f"expected files and folders, found that {member.name!r} is a link or a device")
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """Where the member `name` belongs, if that is inside the folder."""
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise _Unsafe(f"{name!r} would be extracted outside the folder")
+    return path
 
 
 def _open(path: Path, action: str) -> AbstractContextManager[BinaryIO]:

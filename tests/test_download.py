@@ -200,6 +200,7 @@ def tar(path: Path, **members: bytes) -> Path:
 
 def archive_of(kind: str, path: Path, **members: bytes) -> Path:
     """Writes a tar.gz or a zip."""
+    path.parent.mkdir(exist_ok=True)
     path = path.with_name(f"{path.name}.{kind}")
     if kind == "tar.gz":
         return tar(path, **members)
@@ -230,6 +231,29 @@ def test_refuses_a_member_outside_the_folder(tmp_path: Path, kind: str) -> None:
         extract(archive, tmp_path / "a" / "b" / "c")
     assert not list(tmp_path.rglob("evil"))
     assert not (tmp_path / "a" / "b" / "c").exists()
+
+
+def test_needs_no_filter_of_tarfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12 has Python 3.11.2, whose `extractall` does not know the argument `filter`."""
+
+    def as_it_was(self: tarfile.TarFile, path: Path, members: None = None, *, numeric_owner: bool = False) -> None:
+        raise AssertionError("would extract whatever the archive holds")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", as_it_was)
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    test_extracts_once(tmp_path / "good", "tar.gz")
+    test_refuses_a_member_outside_the_folder(tmp_path / "evil", "tar.gz")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_refuses_what_is_neither_file_nor_folder(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "corpus.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("odd")
+        member.type, member.linkname = kind, "list"
+        archive.addfile(member)
+    with pytest.raises(DownloadError, match="expected files and folders, found that 'odd' is a link or a device"):
+        extract(tmp_path / "corpus.tar.gz", tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_refuses_damaged_archives(tmp_path: Path) -> None:
