@@ -1,4 +1,4 @@
-"""Ships compiled kernels where the build finds torch (`pip install --no-build-isolation .`); see sru_asr/ops."""
+"""Ships compiled kernels where the build finds torch (`pip install --no-build-isolation .`); see sru_asr/build.py."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-SPEC = importlib.util.spec_from_file_location("build", Path(__file__).parent / "sru_asr" / "ops" / "build.py")
+SPEC = importlib.util.spec_from_file_location("build", Path(__file__).parent / "sru_asr" / "build.py")
 build = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(build)
 

@@ -1,4 +1,7 @@
-"""The `sru-asr` command. What a subcommand needs is imported when it runs, so that `--help` answers at once."""
+"""The `sru-asr` command, and how recipes' scripts end.
+
+What a subcommand needs is imported when it runs, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sru_asr import __version__
+from sru_asr.build import BuildError
 
 if TYPE_CHECKING:
     from sru_asr.model import Recognizer
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.run(args)
         sys.stdout.flush()
         return status
-    except CommandError as error:
+    except (CommandError, BuildError) as error:
         print(f"sru-asr: {error}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
@@ -132,12 +136,8 @@ def _load(path: str | None) -> Recognizer:
             "no --model given, and none is shipped yet: train one with "
             "`python recipes/alphanum/train.py` and give its output folder, --model runs/alphanum"
         )
-    from sru_asr.ops.build import BuildError
+    from sru_asr.model import CheckpointError, load_model
 
-    try:
-        from sru_asr.model import CheckpointError, load_model
-    except BuildError as error:
-        raise CommandError(str(error)) from error
     try:
         return load_model(path)
     except CheckpointError as error:
@@ -222,7 +222,7 @@ def _info(args: argparse.Namespace) -> int:
 
     import torch
 
-    from sru_asr.ops.build import BuildError, library
+    from sru_asr.build import library
 
     facts: dict[str, Any] = {"sru_asr": __version__, "python": platform.python_version(), "machine": platform.machine()}
     for package in ("torch", "torchaudio", "pytorch-lightning", "lhotse", "jiwer", "ninja"):
@@ -239,7 +239,7 @@ def _info(args: argparse.Namespace) -> int:
         facts["kernels"] = kernel_name()
         facts["because"] = kernel_reason()
         status = OK
-    except (BuildError, RuntimeError) as error:
+    except BuildError as error:
         facts["kernels"] = f"unusable: {error}"
         status = UNUSABLE
     if args.format == "json":
@@ -278,15 +278,33 @@ def evaluate_split(parser: argparse.ArgumentParser, prepare: Callable[[argparse.
 
     Returns:
         The exit status.
+
+    Raises:
+        ValueError: the corpus is not as expected, or has no such split.
     """
     args, others = parser.parse_known_args()
-    try:
-        manifests = prepare(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    manifests = prepare(args)
     if args.split not in manifests:
-        sys.exit(f"error: this corpus has no split {args.split}, only {', '.join(manifests)}")
+        raise ValueError(f"this corpus has no split {args.split}, only {', '.join(manifests)}")
     return main(["evaluate", "--model", args.model, "--manifest", str(manifests[args.split]), *others])
+
+
+def run(work: Callable[[], T]) -> T:
+    """Do the work of a recipe's script; what the user can put right ends it with a message alone.
+
+    SRU_ASR_DEBUG=1 shows where it came from, too.
+
+    Returns:
+        What `work` does.
+    """
+    try:
+        return work()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.exit(OK)
+    except (ValueError, OSError, BuildError) as error:
+        if os.environ.get("SRU_ASR_DEBUG"):
+            raise
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

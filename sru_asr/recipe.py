@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -358,16 +357,3 @@ def _quieten() -> None:
         ".*your dataloader is not resumable.*",  # ours is: see BatchSampler.skip
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def run(main: Callable[[], object]) -> None:
-    """Run a recipe's main function; faults in what the user gave end it with their message alone."""
-    from sru_asr.ops.build import BuildError
-
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            main()
-        except (ValueError, FileNotFoundError, BuildError) as error:
-            if os.environ.get("SRU_ASR_DEBUG"):
-                raise
-            sys.exit(f"error: {error}")

@@ -17,15 +17,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sru_asr.ops import build
+from sru_asr import build
 
 ROOT = Path(__file__).parents[1]
 SITE = Path(sysconfig.get_path("purelib"))
 RECURRENCE = """
 import torch, sru_asr.ops as ops
+from sru_asr.build import library
 h, _ = ops.recurrence(torch.randn(1, 5, 1, 3, 8), None, torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))
 assert h.isfinite().all()
-print(ops.__file__, ops.build.library())
+print(ops.__file__, library())
 """
 
 
@@ -129,6 +130,36 @@ def test_where_the_library_is_looked_for(tmp_path, monkeypatch):
     shipped.touch()
     monkeypatch.setattr(build, "shipped_library", lambda: shipped)
     assert build.library() == shipped
+
+
+NO_COMPILER = {"PATH": "/nonexistent", "CXX": "", "SRU_ASR_CACHE": "empty"}
+NO_CACHE = {"SRU_ASR_CACHE": "file/cache"}
+NO_SUCH_KERNELS = {"SRU_ASR_CPU": "foo"}
+TRANSCRIBE = ("-m", "sru_asr.cli", "transcribe", "--model", ".", "a.wav")
+INFO = ("-m", "sru_asr.cli", "info")
+TRAIN = (str(ROOT / "recipes/alphanum/train.py"), "--output-dir", "run")
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "message"),
+    [
+        (TRANSCRIBE, NO_COMPILER, r"sru-asr: .*no C\+\+ compiler"),
+        (INFO, NO_COMPILER, r"kernels +unusable: .*no C\+\+ compiler"),
+        (TRAIN, NO_COMPILER, r"error: .*no C\+\+ compiler"),
+        (TRANSCRIBE, NO_SUCH_KERNELS, "sru-asr: SRU_ASR_CPU asks for 'foo'"),
+        (TRAIN, NO_SUCH_KERNELS, "error: SRU_ASR_CPU asks for 'foo'"),
+        (TRANSCRIBE, NO_CACHE, r"sru-asr: .*Not a directory.* Set SRU_ASR_CACHE"),
+        (INFO, NO_CACHE, r"kernels +unusable: .*Not a directory.* Set SRU_ASR_CACHE"),
+    ],
+)
+def test_commands_that_cannot_have_kernels_say_so(tmp_path, command, environment, message):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert re.search(f"^{message}", done.stdout + done.stderr, re.MULTILINE)
 
 
 def test_processes_that_need_the_library_at_once_compile_it_once(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "sru_asr"
 # Each module may import from those before it in this list, and from nothing behind it.
 LAYERS = [
+    *("build",),
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
     *("decode", "features", "manifest"),
     *("sru", "data"),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import os, signal
 from pathlib import Path
-from sru_asr import recipe
+from sru_asr import cli, recipe
 from sru_asr.task import SpeechTask
 
 def main():
@@ -40,7 +40,7 @@ def deadly(self, batch, batch_idx):
     return step(self, batch, batch_idx)
 
 SpeechTask.training_step = deadly
-recipe.run(main)
+cli.run(main)
 """
 
 

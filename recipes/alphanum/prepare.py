@@ -7,13 +7,13 @@ training: Opus takes ten times as long to decode, and every epoch would do so ag
 import argparse
 import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import soundfile
 
+from sru_asr.cli import run
 from sru_asr.corpus import N_THREADS, Utterance, write_cuts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,10 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        prepare(arguments.corpus_dir, arguments.output_dir)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir))
 
 
 if __name__ == "__main__":

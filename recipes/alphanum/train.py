@@ -7,11 +7,13 @@ from pathlib import Path
 
 from prepare import ROOT, prepare
 
-from sru_asr.recipe import run, train, training_parser
+from sru_asr.cli import run
 
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
+    from sru_asr.recipe import train, training_parser  # here, as it loads the kernels, which `run` may have to report
+
     parser = training_parser(
         "alphanum",
         __doc__,

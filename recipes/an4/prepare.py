@@ -6,12 +6,12 @@ Writes the Lhotse manifests train.jsonl.gz, dev.jsonl.gz and, where the test par
 import argparse
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from sru_asr.cli import run
 from sru_asr.corpus import Utterance, write_cuts
 from sru_asr.download import BY_HAND, DownloadError, download, extract
 
@@ -200,10 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        prepare(arguments.corpus_dir, arguments.output_dir, arguments.download_dir)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir, arguments.download_dir))
 
 
 if __name__ == "__main__":

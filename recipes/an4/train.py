@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prepare import ROOT, prepare
 
-from sru_asr.recipe import run, train, training_parser
+from sru_asr.cli import run
 
 sys.path.append(str(ROOT / "recipes"))
 from alphanum.prepare import prepare as prepare_alphanum
@@ -18,6 +18,8 @@ from alphanum.prepare import prepare as prepare_alphanum
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
+    from sru_asr.recipe import train, training_parser  # here, as it loads the kernels, which `run` may have to report
+
     parser = training_parser("an4", __doc__, trainer__max_epochs=50, data__max_batch_seconds=30.0)
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
     parser.add_argument("--an4-only", action="store_true", help="do not train on data/alphanum as well")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prepare import PARTS, ROOT, prepare
 
-from sru_asr.cli import evaluate_split, split_parser
+from sru_asr.cli import evaluate_split, run, split_parser
 
 
 def main() -> int:
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -7,12 +7,12 @@ dev.jsonl.gz for training. A run that was interrupted keeps what it had download
 import argparse
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from sru_asr.cli import run
 from sru_asr.corpus import Utterance, write_cuts
 from sru_asr.download import download, extract
 
@@ -214,10 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     output_dir = arguments.output_dir or ROOT / f"data/prepared/librispeech-{arguments.subset}"
-    try:
-        prepare(arguments.corpus_dir, output_dir, arguments.download_dir, arguments.subset, arguments.parts)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run(lambda: prepare(arguments.corpus_dir, output_dir, arguments.download_dir, arguments.subset, arguments.parts))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from prepare import ROOT, SUBSETS, prepare
 
-from sru_asr.recipe import run, train, training_parser
+from sru_asr.cli import run
 
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
+    from sru_asr.recipe import train, training_parser  # here, as it loads the kernels, which `run` may have to report
+
     parser = training_parser(
         "librispeech",
         __doc__,

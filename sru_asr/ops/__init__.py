@@ -1,4 +1,4 @@
-"""The torch operators; the only place that knows `torch.ops`. Importing it loads (or compiles) the kernels."""
+"""The torch operators; the only place that knows `torch.ops`. Importing it loads the kernels (see `build`)."""
 
 from sru_asr.ops.ctc import ctc_loss
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sru_asr.ops.build import load
+from sru_asr.build import load
 
 load()
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
 TORCH_TARGET_VERSION = "0x020b000000000000"  # the oldest torch this binary runs with: 2.11
 COMMON_FLAGS = [
     "-std=c++17",
@@ -52,7 +52,7 @@ if X86:
 
 
 class BuildError(RuntimeError):
-    """The kernels are not there and cannot be compiled; the message says what to install."""
+    """There are no kernels to run: they cannot be compiled, kept or chosen; the message says what to do."""
 
 
 def source_folder() -> Path:
@@ -167,7 +167,7 @@ def library() -> Path:
     """Path of the kernels, compiled now if they are neither shipped nor cached.
 
     Raises:
-        BuildError: they are missing and cannot be compiled.
+        BuildError: they are missing and cannot be compiled, or there is no place to keep them.
     """
     import torch
 
@@ -175,17 +175,31 @@ def library() -> Path:
     if shipped.is_file():
         return shipped
     cached = cache_folder() / f"torch-{torch.__version__}-{source_key()}" / "_C.abi3.so"
-    if not cached.is_file():
-        with _exclusive(cached.parent.with_name(f"{cached.parent.name}.lock")):
-            if not cached.is_file():
-                print(f"sru_asr: compiling the kernels once, into {cached.parent} ...", file=sys.stderr, flush=True)
-                compile_library(cached, Path(torch.__file__).parent)
+    try:
+        if not cached.is_file():
+            with _exclusive(cached.parent.with_name(f"{cached.parent.name}.lock")):
+                if not cached.is_file():
+                    print(f"sru_asr: compiling the kernels once, into {cached.parent} ...", file=sys.stderr, flush=True)
+                    compile_library(cached, Path(torch.__file__).parent)
+    except OSError as error:
+        raise BuildError(
+            f"sru_asr compiles its kernels into {cached.parent}, which fails ({error}). "
+            "Set SRU_ASR_CACHE to a folder that can be made and written to."
+        ) from error
     return cached
 
 
 @cache
 def load() -> None:
-    """Make the operators known to torch, once a process."""
+    """Make the operators known to torch and choose the instruction set, once a process.
+
+    Raises:
+        BuildError: there is no library, or `SRU_ASR_CPU` asks for what this processor has not.
+    """
     import torch  # setup.py uses the rest of this file where there may be none
 
     torch.ops.load_library(str(library()))
+    try:
+        torch.ops.sru_asr.kernel_name()  # or the first operator would fail, in the middle of something
+    except RuntimeError as error:
+        raise BuildError(str(error)) from error
