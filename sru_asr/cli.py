@@ -168,7 +168,7 @@ def _transcribe(args: argparse.Namespace) -> int:
                 print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
             continue
         if args.format == "json":
-            print(json.dumps({"audio": path, **asdict(transcript)}, ensure_ascii=False), flush=True)
+            print(json.dumps({"audio": path, **asdict(transcript)}, ensure_ascii=False, allow_nan=False), flush=True)
         else:
             print(f"{path}\t{transcript}" if len(args.audio) > 1 else transcript, flush=True)
     if n_failed == len(args.audio):
@@ -207,7 +207,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json is not None:
         try:
             args.json.write_text(
-                json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n",
+                json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
                 encoding="utf-8",
                 errors="backslashreplace",
             )

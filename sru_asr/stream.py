@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sru_asr.audio import AudioError
+from sru_asr.audio import LOUDEST, AudioError
 from sru_asr.encoder import SUBSAMPLING, subsampled_lengths
 from sru_asr.features import HOP_SAMPLES, WINDOW_SAMPLES, frame_count
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a recogniser transcribes long audio through a stream of its
 
 
 def check_waveform(waveform: object) -> Tensor:
-    """The waveform as float32, if it is one: (samples,), floating point, finite.
+    """The waveform as float32, if it is one: (samples,), floating point, finite, at most `LOUDEST`.
 
     Raises:
         AudioError: it is not.
@@ -31,9 +31,11 @@ def check_waveform(waveform: object) -> Tensor:
             "expected a waveform of shape (samples,), floating point in [-1, 1], found "
             f"{waveform.dtype} of shape {tuple(waveform.shape)}; average channels, divide 16-bit integers by 32768"
         )
-    if not torch.isfinite(waveform).all():
-        raise AudioError("expected a waveform of finite samples, found NaN or infinity; repair what recorded it")
-    return waveform.float()
+    waveform = waveform.float()
+    if not (waveform.abs() <= LOUDEST).all():  # nor is NaN
+        found = f"{waveform.abs().max().item():.3g}" if torch.isfinite(waveform).all() else "NaN or infinity"
+        raise AudioError(f"expected a waveform of finite samples about -1 to 1, found {found}; repair what recorded it")
+    return waveform
 
 
 def _integer(function: object, value: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.audio import SAMPLE_RATE, AudioError, blocks, duration_seconds, read, resample
+from sru_asr.audio import LOUDEST, SAMPLE_RATE, AudioError, blocks, check, header, read, resample
 
 FORMATS = {
     "wav": {},
@@ -71,7 +71,7 @@ def test_read_gives_the_mean_of_the_channels_at_16_khz(library, case):
     assert waveform.dtype == torch.float32
     assert waveform.dim() == 1
     assert abs(len(waveform) - 1.3 * SAMPLE_RATE) <= 1
-    assert duration_seconds(library[case]) == pytest.approx(1.3, abs=1e-4)
+    assert header(library[case]).seconds == pytest.approx(1.3, abs=1e-4)
 
     # The same sound computed at 16 kHz, without the file, the codec and the resampler.
     expected = torch.from_numpy(tone(1.3, SAMPLE_RATE, channels=2)).mean(dim=1)[: len(waveform)]
@@ -219,7 +219,7 @@ def test_what_libsndfile_cannot_read(tmp_path, name, content):
     message = refused(path, "expected WAV, FLAC, MP3, Ogg or Opus; found no audio, damaged audio or a kind")
     assert "ffmpeg -i " in message
     with pytest.raises(AudioError):
-        duration_seconds(path)
+        header(path)
 
 
 def test_the_content_counts_and_not_the_name(tmp_path):
@@ -228,7 +228,7 @@ def test_the_content_counts_and_not_the_name(tmp_path):
     assert torch.equal(read(path.rename(tmp_path / "a.raw")), waveform)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "aiff", "au", "w64", "rf64", "nist"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 def test_what_is_cut_short(tmp_path, suffix, share):
     path = cut(write(tmp_path / f"a.{suffix}", tone(12, 16_000)), share)
@@ -264,7 +264,7 @@ def test_a_flac_from_a_pipe_does_not_know_its_length(tmp_path):
     patched(path, 8 + 13, bytes([bits_before_total, 0, 0, 0, 0]))
     assert torch.equal(read(path), waveform)
     assert torch.equal(torch.cat(list(blocks(path, 1.7))), waveform)
-    assert duration_seconds(path) == 12
+    assert header(path).seconds == 12
 
 
 def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
@@ -280,11 +280,11 @@ def test_an_mp3_of_variable_rate_without_a_length_is_not_taken_for_a_shorter_one
     path = tmp_path / "a.mp3"
     kwargs = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
     write(path, samples.astype(np.float32), **kwargs)
-    assert duration_seconds(path) == pytest.approx(22, abs=0.1)
+    assert header(path).seconds == pytest.approx(22, abs=0.1)
     content = path.read_bytes()
     assert b"Xing" in content
-    header = content.index(b"Xing")
-    path.write_bytes(content[:header] + b"gniX" + content[header + 4 :])
+    at = content.index(b"Xing")
+    path.write_bytes(content[:at] + b"gniX" + content[at + 4 :])
     refused(path, r"an MP3 with its length in its header; found none, and \d+ of \d+ bytes left unread")
 
 
@@ -299,7 +299,7 @@ def test_an_mp3_of_constant_rate_needs_no_length(tmp_path):
     with soundfile.SoundFile(path) as file:
         assert file.frames > 2 * len(waveform)
     assert torch.equal(read(path), waveform)
-    assert duration_seconds(path) == len(waveform) / SAMPLE_RATE
+    assert header(path).seconds == len(waveform) / SAMPLE_RATE
 
 
 def test_an_mp3_may_count_the_frame_of_its_length(tmp_path):
@@ -317,6 +317,35 @@ def test_what_is_no_number(tmp_path, value, rate):
     samples = tone(1, rate, channels=2)
     samples[rate // 4, 1] = value
     refused(write(tmp_path / "a.wav", samples, rate, subtype="FLOAT"), r"found NaN or infinity at 0\.2500 s")
+
+
+def test_what_is_louder_than_any_recording(tmp_path):
+    """Features are made of squares, and those of 1e29 are no numbers."""
+    samples = tone(1, 16_000)
+    samples[4_000] = LOUDEST
+    assert read(write(tmp_path / "a.wav", samples, subtype="FLOAT")).max() == LOUDEST
+    samples[4_000] = -1e29
+    refused(write(tmp_path / "a.wav", samples, subtype="FLOAT"), r"about -1 to 1; found -1e\+29 at 0\.2500 s")
+
+
+def test_check_finds_what_read_finds(tmp_path):
+    path = write(tmp_path / "a.flac", tone(2, 16_000))
+    check(path)
+    message = refused(cut(path), "expected audio that is whole; found")
+    with pytest.raises(AudioError) as error:
+        check(path)
+    assert str(error.value) == message
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    refused(tmp_path / ("a" * 999), "found 'File name too long'; check path and permissions")
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050])
+def test_speed_is_another_rate(tmp_path, rate):
+    path = write(tmp_path / "a.wav", tone(2, rate), rate)
+    expected = resample(torch.from_numpy(soundfile.read(path, dtype="float32")[0]), round(1.1 * rate), 16_000)
+    assert torch.equal(read(path, speed=1.1), expected)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")

@@ -222,10 +222,26 @@ def test_the_shortest_audio_is_one_window(tmp_path):
 def test_samples_that_are_no_numbers(tmp_path, value):
     samples = speech(1.0)
     samples[5_000] = value
-    with pytest.raises(AudioError, match="finite samples, found NaN or infinity"):
+    with pytest.raises(AudioError, match="finite samples about -1 to 1, found NaN or infinity"):
         MODEL.transcribe(torch.from_numpy(samples[:, 0]))
     with pytest.raises(AudioError, match=r"a\.wav: .*NaN or infinity"):
         MODEL.transcribe(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("peak", [1e10, 1e29])
+def test_samples_whose_squares_are_no_numbers(tmp_path, peak):
+    """They used to give no text, and a score of NaN, which JSON has not."""
+    samples = peak * speech(1.0) / np.abs(speech(1.0)).max()
+    with pytest.raises(AudioError, match=rf"finite samples about -1 to 1, found {peak:.3g}".replace("+", r"\+")):
+        MODEL.transcribe(torch.from_numpy(samples[:, 0]))
+    with pytest.raises(AudioError, match=r"a\.wav: expected samples .* about -1 to 1; found -?\d.*e\+\d\d at 0\."):
+        MODEL.transcribe(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("peak", [1.0, 2.0**31])
+def test_the_loudest_samples_have_a_score(peak):
+    transcript = MODEL.transcribe(torch.from_numpy(peak * np.sign(speech(1.0)[:, 0])))
+    assert np.isfinite(transcript.score)
 
 
 @pytest.mark.parametrize(
