@@ -1,7 +1,7 @@
 """A corpus as rows of utterances, written down as a Lhotse manifest for training and evaluation to read."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,23 @@ class Utterance(NamedTuple):
     audio: Path
     text: str
     speaker: str
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Reads a text file in UTF-8, line by line with their numbers, from 1.
+
+    Raises:
+        ValueError: A line is in another encoding; the message names it.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            yield number, line.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}:{number}: expected text in UTF-8, found the byte 0x{line[error.start]:02x} at "
+                f"{line[max(error.start - 20, 0) : error.start + 20]!r}; convert the file, for example with "
+                f"iconv -f latin1 -t utf-8"
+            ) from error
 
 
 def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:

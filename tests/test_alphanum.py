@@ -158,6 +158,13 @@ def test_superfluous_line_is_named(small, line, message):
         recipe.prepare(small, small / "prepared")
 
 
+def test_line_that_is_not_utf_8_is_named(small):
+    with (small / "transcripts.tsv").open("ab") as file:
+        file.write(b"af_alloy-0009\taf_alloy\t2.900\tOL\xc9\n")
+    with pytest.raises(ValueError, match=r"transcripts\.tsv:5: expected text in UTF-8, found the byte 0xc9"):
+        recipe.prepare(small, small / "prepared")
+
+
 def test_corpus_without_a_split_is_refused(small):
     transcripts = small / "transcripts.tsv"
     transcripts.write_text("".join(transcripts.read_text().splitlines(keepends=True)[:2]))

@@ -153,6 +153,15 @@ def test_names_an_unreadable_file(tmp_path: Path, suffix: str, content: bytes, m
     assert not (tmp_path / "out/train.jsonl.gz").exists()
 
 
+@pytest.mark.parametrize("name", ["an4_train.fileids", "an4_train.transcription"])
+def test_names_the_line_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
+    make_corpus(tmp_path)
+    path = tmp_path / "etc" / name
+    path.write_bytes(path.read_bytes() + b"<s> OL\xc9 </s> (x)\n")
+    with pytest.raises(ValueError, match=rf"{name}:5: expected text in UTF-8, found the byte 0xc9 at b'<s> OL"):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+
+
 def test_refuses_an_utterance_that_comes_twice(tmp_path: Path) -> None:
     make_corpus(tmp_path)
     path = tmp_path / "etc/an4_train.fileids"

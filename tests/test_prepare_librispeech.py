@@ -154,6 +154,13 @@ def test_names_the_line_of_a_bad_transcript(tmp_path: Path, line: str, message: 
         recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini", ["train-clean-5"])
 
 
+def test_names_the_line_that_is_not_utf_8(tmp_path: Path) -> None:
+    make_part(tmp_path, "train-clean-5", 1)
+    (tmp_path / "train-clean-5/1/9/1-9.trans.txt").write_bytes(b"1-9-0000 YES\n1-9-0001 OL\xc9\n")
+    with pytest.raises(ValueError, match=r"1-9\.trans\.txt:2: expected text in UTF-8, found the byte 0xc9"):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini", ["train-clean-5"])
+
+
 def test_never_decodes_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_part(tmp_path, "train-clean-5", 1)
     monkeypatch.setattr(soundfile.SoundFile, "read", None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import soundfile
 
 from sru_asr.cli import run
-from sru_asr.corpus import N_THREADS, Utterance, write_cuts
+from sru_asr.corpus import N_THREADS, Utterance, numbered_lines, write_cuts
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/alphanum/prepare.py --output-dir /tmp/alphanum"
@@ -80,11 +80,12 @@ def _read(corpus: Path) -> Iterator[Utterance]:
             f"no {path}: give the folder of a whole corpus, transcripts.tsv and audio, such as data/alphanum of the "
             "repository; data/alphanum/make.py makes others"
         )
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    lines = numbered_lines(path)
+    _, header = next(lines, (1, ""))
     if header.split("\t") != COLUMNS:
         raise ValueError(f"{path}:1: expected the header {COLUMNS}, found {header!r}")
     names = set()
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:
         try:
             utterance = _utterance(line.split("\t"), corpus / "audio")
             if utterance.id in names:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from sru_asr.cli import run
-from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.corpus import Utterance, numbered_lines, write_cuts
 from sru_asr.download import BY_HAND, DownloadError, download, extract
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _read_part(corpus: Path, part: str, output_dir: Path) -> list[Utterance]:
     texts = _read_transcripts(corpus / f"etc/an4_{part}.transcription")
     fileids = corpus / f"etc/an4_{part}.fileids"
     utterances = []
-    for number, line in enumerate(fileids.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(fileids):
         if not (fileid := line.strip()):
             continue
         folder, _, utterance_id = fileid.rpartition("/")
@@ -154,7 +154,7 @@ def _read_transcripts(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"there is no {path}: give the folder of the whole corpus, etc and wav")
     texts = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         match = TRANSCRIPT.fullmatch(line.strip())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sru_asr.cli import run
-from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.corpus import Utterance, numbered_lines, write_cuts
 from sru_asr.download import download, extract
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +165,7 @@ def _read_part(folder: Path) -> list[Utterance]:
     # interrupted run left half written. Both are silent; reading the files takes no more lines than calling it would.
     utterances = []
     for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
-        for number, line in enumerate(transcripts.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in numbered_lines(transcripts):
             utterance_id, _, text = line.strip().partition(" ")
             audio = transcripts.parent / f"{utterance_id}.flac"
             if not text or not audio.is_file():
