@@ -133,11 +133,6 @@ def header(path: str | os.PathLike[str]) -> Header:
         return Header(decoder.samplerate, decoder.channels, n_samples)
 
 
-def duration_seconds(path: str | os.PathLike[str]) -> float:
-    """The length of an audio file; see `header`."""
-    return header(path).seconds
-
-
 def check(path: str | os.PathLike[str]) -> None:
     """Decodes a file and keeps nothing of it.
 

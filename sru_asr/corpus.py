@@ -1,16 +1,24 @@
-"""A corpus as rows of utterances, written down as a Lhotse manifest for training and evaluation to read."""
+"""A corpus as rows of utterances, written down as a Lhotse manifest, its audio decoded once before it is relied on."""
 
+import json
 import logging
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-# Reading a header is waiting for a disk or a network share, so more threads than cores pay.
+    from sru_asr.audio import Header
+
+# Reading a header is waiting for a disk or a network share, so more threads than cores pay. Decoding leaves Python to
+# the other threads, too.
 N_THREADS = 16
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +59,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     """Writes a Lhotse manifest with one cut per utterance, in the order given.
 
-    Lengths and sampling rates come from the headers of the files, nothing is decoded. Audio paths are written absolute,
+    Lengths and sampling rates come from the headers of the files. Audio paths are written absolute,
     so that the manifest can be read from any working directory.
 
     Args:
@@ -62,11 +70,10 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
         The number of cuts written.
 
     Raises:
-        ValueError: There are no utterances, an id occurs twice, or an audio file is missing, unreadable or empty.
+        ValueError: There are no utterances, an id occurs twice, or an audio file is missing, unreadable, empty or cut
+            short.
     """
     from lhotse import CutSet
-    from rich.console import Console
-    from rich.progress import track
 
     utterances = list(utterances)
     if not utterances:
@@ -75,9 +82,7 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     part = path.with_name(f".{path.name}")  # lhotse tells the format by the ending
     seen = set()
     with ThreadPool(N_THREADS) as pool, CutSet.open_writer(part) as writer:
-        cuts = pool.imap(_cut, utterances, chunksize=16)
-        console = Console(stderr=True)
-        for cut in track(cuts, path.name, len(utterances), console=console, disable=not console.is_terminal):
+        for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):
             if cut.id in seen:
                 raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
             seen.add(cut.id)
@@ -87,39 +92,102 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     return len(utterances)
 
 
+def undecodable(paths: Iterable[str], decoded: Path) -> dict[str, str]:
+    """Decodes audio files from beginning to end, which alone finds some of what is wrong with them.
+
+    It takes a core about a second for every half hour of FLAC, and is done once: `decoded` remembers each sound file
+    with its size and time of change, also of a run that was interrupted.
+
+    Args:
+        paths: The files.
+        decoded: Where that is remembered, for this and other processes, which wait for one another.
+
+    Returns:
+        What is wrong with each of the files that have a fault.
+    """
+    from filelock import FileLock
+
+    from sru_asr.audio import AudioError, check
+
+    def fault(path: str) -> str | None:
+        try:
+            check(path)
+        except AudioError as error:
+            return str(error)
+        return None
+
+    with ExitStack() as stack:
+        file: TextIO | None = None
+        try:
+            stack.enter_context(FileLock(f"{decoded}.lock"))
+            file = stack.enter_context(decoded.open("a+", encoding="utf-8", errors="replace"))
+        except OSError as error:
+            logger.warning("%s: cannot remember which files were decoded: %s", decoded, error.strerror)
+        known = _remembered(file) if file else set()
+        new = {path: state for path in dict.fromkeys(paths) if (state := _state(path)) not in known}
+        if not new:
+            return {}
+        print(f"audio files to decode once, to find damaged ones: {len(new)}", file=sys.stderr, flush=True)
+        faults = {}
+        pool = stack.enter_context(ThreadPool(N_THREADS))
+        results = zip(new.items(), pool.imap(fault, new, chunksize=8), strict=True)
+        for (path, state), found in _progress(results, "decoding", len(new)):
+            if found:
+                faults[path] = found
+            elif file and state:
+                file.write(f"{state}\n")
+        return faults
+
+
+def _state(path: str) -> str | None:
+    """A line that tells a file as it is now from what it was and will be; None if there is no file."""
+    with suppress(OSError, ValueError):
+        stat = Path(path).stat()
+        return json.dumps([str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns])
+    return None
+
+
+def _remembered(file: TextIO) -> set[str]:
+    file.seek(0)
+    return set(file.read().splitlines())
+
+
+def _progress(items: Iterable[T], name: str, total: int) -> Iterable[T]:
+    """A progress bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, name, total, console=console, disable=not console.is_terminal)
+
+
 def _cut(utterance: Utterance) -> "Cut":
-    import soundfile
+    from sru_asr.audio import AudioError, header
 
-    audio = utterance.audio.absolute()
-    if not audio.is_file():
-        raise ValueError(f"utterance {utterance.id}: there is no audio file {audio}")
+    audio = str(utterance.audio.absolute())
     try:
-        header = soundfile.info(str(audio))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"utterance {utterance.id}: cannot read {audio}: {error}") from error
-    if header.frames == 0:
-        raise ValueError(f"utterance {utterance.id}: {audio} has no samples")
-    return whole_file(utterance.id, str(audio), header, utterance.text, utterance.speaker)
+        return whole_file(utterance.id, audio, header(audio), utterance.text, utterance.speaker)
+    except AudioError as error:
+        raise ValueError(f"utterance {utterance.id}: {error}") from error
 
 
-def whole_file(cut_id: str, path: str, header: Any, text: str, speaker: str | None) -> "Cut":
+def whole_file(cut_id: str, path: str, header: "Header", text: str, speaker: str | None) -> "Cut":
     """The cut that is all of a file, with all of its channels.
 
     Args:
         cut_id: Of cut, recording and supervision.
         path: The file.
-        header: What `soundfile.info` says of it.
+        header: Of the file.
         text: What is said in it.
         speaker: Who says it, if that is known.
     """
     from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
-    duration = header.frames / header.samplerate
-    channels = list(range(header.channels))
-    recording = Recording(cut_id, [AudioSource("file", channels, path)], header.samplerate, header.frames, duration)
-    one = header.channels == 1
+    rate, n_channels, n_samples = header
+    seconds, channels = header.seconds, list(range(n_channels))
+    recording = Recording(cut_id, [AudioSource("file", channels, path)], rate, n_samples, seconds)
+    cut_type, channel = (MonoCut, 0) if n_channels == 1 else (MultiCut, channels)
     supervision = SupervisionSegment(
-        cut_id, cut_id, 0.0, duration, channel=0 if one else channels, text=text, language="English", speaker=speaker
+        cut_id, cut_id, 0.0, seconds, channel=channel, text=text, language="English", speaker=speaker
     )
-    cut_type, channel = (MonoCut, 0) if one else (MultiCut, channels)
-    return cut_type(cut_id, 0.0, duration, channel, recording=recording, supervisions=[supervision])
+    return cut_type(cut_id, 0.0, seconds, channel, recording=recording, supervisions=[supervision])

@@ -16,10 +16,11 @@ from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.data import load_waveform
 from sru_asr.decode import greedy
 from sru_asr.features import WINDOW_SAMPLES
+from sru_asr.manifest import file_of, place
 from sru_asr.metrics import ErrorCounts, by_group, char_errors, total, word_errors
 from sru_asr.model import Recognizer
 from sru_asr.text import normalize
-from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, transcribe
+from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, Transcript, transcribe
 
 Numbered = tuple[int, Cut]  # a cut and its place in the manifest
 
@@ -110,7 +111,8 @@ def evaluate(
         model: in evaluation mode.
         cuts: with one supervision each.
         max_batch_seconds: audio recognised at a time.
-        chunk: frames of a window, 0 for full context; see :mod:`sru_asr.windows`.
+        chunk: frames of a window, see :mod:`sru_asr.windows`; 0 for full context, or what `transcribe` does with long
+            audio. It reads what is all of a file piece by piece, so that memory does not grow with it.
         lookahead: frames of a window behind its chunk.
         progress: wraps what is gone through, a cut at a time, given their number.
 
@@ -124,17 +126,18 @@ def evaluate(
         waveforms: dict[int, Tensor] = {}
         for i, cut in batch:
             try:
-                waveform = load_waveform(cut)
+                if chunk == 0 and cut.duration > LONGEST_WHOLE_SECONDS:
+                    transcript = _transcribe(model, cut)
+                    results[i] = _compare(cut, transcript.seconds, transcript.text)
+                else:
+                    waveforms[i] = _load(cut)
             except AudioError as error:
                 faults[i] = str(error)
-                continue
-            if waveform.shape[0] < WINDOW_SAMPLES:
-                faults[i] = f"{cut.id}: expected at least {WINDOW_SAMPLES} samples, found {waveform.shape[0]}"
-                continue
-            waveforms[i] = waveform
         if waveforms:
             texts = dict(zip(waveforms, _recognise(model, list(waveforms.values()), chunk, lookahead), strict=True))
-            results |= {i: _compare(cut, waveforms[i], texts[i]) for i, cut in batch if i in texts}
+            for i, cut in batch:
+                if i in texts:
+                    results[i] = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, texts[i])
     return Evaluation([results[i] for i in sorted(results)], [faults[i] for i in sorted(faults)])
 
 
@@ -149,22 +152,36 @@ def _batches(cuts: Iterable[Numbered], max_seconds: float) -> Iterator[list[Numb
         yield batch
 
 
+def _load(cut: Cut) -> Tensor:
+    waveform = load_waveform(cut)
+    if waveform.shape[0] < WINDOW_SAMPLES:
+        raise AudioError(f"{place(cut)}: expected at least {WINDOW_SAMPLES} samples, found {waveform.shape[0]}")
+    return waveform
+
+
+def _transcribe(model: Recognizer, cut: Cut) -> Transcript:
+    if not (path := file_of(cut)):
+        return transcribe(model, load_waveform(cut))
+    try:
+        return transcribe(model, path)
+    except AudioError as error:
+        raise AudioError(f"{place(cut)}: {error}") from error
+
+
 def _recognise(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int) -> list[str]:
-    if chunk == 0 and max(len(waveform) for waveform in waveforms) > LONGEST_WHOLE_SECONDS * SAMPLE_RATE:
-        return [transcribe(model, waveform).text for waveform in waveforms]
     with torch.inference_mode():
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         log_probs, lengths = model(pad_sequence(waveforms, batch_first=True), lengths, chunk, lookahead)
         return [model.tokenizer.decode(path.tokens) for path in greedy(log_probs, lengths)]
 
 
-def _compare(cut: Cut, waveform: Tensor, hypothesis: str) -> Result:
+def _compare(cut: Cut, seconds: float, hypothesis: str) -> Result:
     supervision = cut.supervisions[0]
     reference, hypothesis = normalize(supervision.text or ""), normalize(hypothesis)
     return Result(
         id=cut.id,
         speaker=supervision.speaker or "",
-        seconds=len(waveform) / SAMPLE_RATE,
+        seconds=seconds,
         reference=reference,
         hypothesis=hypothesis,
         words=word_errors(reference, hypothesis),

@@ -1,9 +1,8 @@
-"""Reading a manifest, and finding out from headers alone whether it can be trained on."""
+"""Reading a manifest, and finding out whether it can be trained on."""
 
 import gzip
 import json
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -11,18 +10,21 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from lhotse import AudioSource, CutSet, MonoCut, MultiCut
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.set import deserialize_cut
 
-from sru_asr.audio import AudioError, duration_seconds
-from sru_asr.corpus import N_THREADS, whole_file
+from sru_asr.audio import AudioError, header
+from sru_asr.corpus import N_THREADS, undecodable, whole_file
 from sru_asr.text import Tokenizer, normalize
 
 MAX_FAULTS_SHOWN = 20
+# Damaged files are found by decoding all of a corpus, so that their names are worth more.
+MAX_FILES_SHOWN = 1000
 # What a manifest may be wrong about a time: other tools round to hundredths of a second.
 TOLERANCE_SECONDS = 0.01
+# The custom field of a cut that holds the file and the line of its manifest.
+_PLACE = "manifest_line"
 
 
 class ManifestError(ValueError):
@@ -32,13 +34,19 @@ class ManifestError(ValueError):
 def load_manifest(path: str | Path) -> CutSet:
     """Reads a manifest that has to be right as a whole; see `read_manifest`.
 
-    The audio files of Lhotse cuts are left for `validate` to open, which halves the start of a large training.
+    Every audio file is decoded once, or a training would stop, hours later, at the first that is damaged. Which were
+    sound is remembered beside the manifest, in `*.decoded`.
 
     Raises:
-        ManifestError: If the manifest cannot be read, or any of its lines has a fault.
+        ManifestError: If the manifest cannot be read, any of its lines has a fault, or a file cannot be decoded.
     """
     cuts, faults = _read(path, open_files=False)
     _raise_for(faults)
+    files = {source.source: cut for cut in cuts for _, source in _files(cut)}
+    faults = [
+        f"{place(files[source])}: {fault}" for source, fault in undecodable(files, Path(f"{path}.decoded")).items()
+    ]
+    _raise_for(faults, MAX_FILES_SHOWN)
     return cuts
 
 
@@ -51,8 +59,8 @@ def read_manifest(path: str | Path) -> tuple[CutSet, list[str]]:
             `id` (by default what `audio` says) and `speaker`.
 
     Returns:
-        Cuts of one transcript each, whose audio can be opened and is long enough; and for each of the
-        other lines a message that starts with the file and the line.
+        Cuts of one transcript each, whose audio can be opened and is long enough, and which know their line (see
+        `place`); and for each of the other lines a message that starts with the file and the line.
 
     Raises:
         ManifestError: If there is nothing to read.
@@ -90,9 +98,12 @@ def validate(
 
     with ThreadPool(N_THREADS) as pool:
         faults = [fault for found in pool.imap(check, cuts, chunksize=64) for fault in found]
-    occurrences = Counter(cut.id for cut in cuts)
-    faults += [f"{cut_id}: {n} cuts have this id" for cut_id, n in occurrences.items() if n > 1]
-    _raise_for(faults if occurrences else ["there are no utterances"])
+    first: dict[str, Cut] = {}
+    for cut in cuts:
+        if cut.id in first:
+            faults.append(f"{describe(cut)}: expected an id of its own, found that of {describe(first[cut.id])}")
+        first.setdefault(cut.id, cut)
+    _raise_for(faults if first else ["there are no utterances"])
 
 
 def too_fast(cut: Cut, tokenizer: Tokenizer, frames_per_second: float) -> bool:
@@ -110,18 +121,39 @@ def too_fast(cut: Cut, tokenizer: Tokenizer, frames_per_second: float) -> bool:
     return needed > int(cut.duration * frames_per_second)
 
 
+def place(cut: Cut) -> str:
+    """Names a cut for a message, after the line of the manifest that it was read from."""
+    line = getattr(cut, _PLACE, None)
+    return f"{line}: {cut.id}" if line else cut.id
+
+
 def describe(cut: Cut) -> str:
-    """Names a cut and its files, for a message."""
+    """As `place`, with the files of the cut."""
     sources = [source for part in _recorded(cut) for source in part.recording.sources]
-    return f"{cut.id} ({', '.join(s.source if s.type == 'file' else s.type for s in sources) or 'no file'})"
+    return f"{place(cut)} ({', '.join(s.source if s.type == 'file' else s.type for s in sources) or 'no file'})"
+
+
+def file_of(cut: Cut) -> str | None:
+    """The file that a cut is all of, if it is."""
+    if not isinstance(cut, MonoCut | MultiCut) or cut.recording is None or cut.recording.transforms:
+        return None
+    files = [source for source in cut.recording.sources if source.type == "file"]
+    channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+    is_all = (
+        len(files) == len(cut.recording.sources) == 1
+        and sorted(channels) == sorted(files[0].channels)
+        and abs(cut.start) <= TOLERANCE_SECONDS
+        and abs(cut.end - cut.recording.duration) <= TOLERANCE_SECONDS
+    )
+    return files[0].source if is_all else None
 
 
 def _read(path: str | Path, open_files: bool) -> tuple[CutSet, list[str]]:
     path = Path(path)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             lines = file.readlines()
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest of JSON lines: {error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
@@ -130,53 +162,50 @@ def _read(path: str | Path, open_files: bool) -> tuple[CutSet, list[str]]:
     cuts: list[Cut] = []
     faults: list[str] = []
     with ThreadPool(N_THREADS) as pool:
-        parse = partial(_parse, folder=path.parent, open_files=open_files)
-        parsed = pool.imap(parse, (line for _, line in numbered), chunksize=64)
-        for (number, _), entry in zip(numbered, parsed, strict=True):
-            if isinstance(entry, ManifestError):
-                faults.append(f"{path}:{number}: {entry}")
-            else:
-                cuts.append(entry)
+        for entry in pool.imap(partial(_parse, path=path, open_files=open_files), numbered, chunksize=64):
+            (faults if isinstance(entry, str) else cuts).append(entry)
     return CutSet.from_cuts(cuts), faults
 
 
-def _raise_for(faults: Sequence[str]) -> None:
+def _raise_for(faults: Sequence[str], n_shown: int = MAX_FAULTS_SHOWN) -> None:
     if not faults:
         return
-    rest = len(faults) - MAX_FAULTS_SHOWN
-    shown = [*faults[:MAX_FAULTS_SHOWN], *([f"... and {rest} more"] if rest > 0 else [])]
+    rest = len(faults) - n_shown
+    shown = [*faults[:n_shown], *([f"... and {rest} more"] if rest > 0 else [])]
     raise ManifestError("\n  ".join([f"{len(faults)} fault{'s' * (len(faults) > 1)} in the data:", *shown]))
 
 
-def _parse(line: str, folder: Path, open_files: bool) -> Cut | ManifestError:
+def _parse(numbered: tuple[int, bytes], path: Path, open_files: bool) -> Cut | str:
     """The cut of a line, or what is wrong with it, returned because a thread pool ends at the first exception."""
+    number, line = numbered
+    place = f"{path}:{number}"
     try:
-        entry = json.loads(line)
+        text = line.decode("utf-8-sig")
+        entry = json.loads(text)
         if not isinstance(entry, dict):
-            return ManifestError(f"expected a JSON object, found {line.strip()[:40]!r}")
+            return f"{place}: expected a JSON object, found {text.strip()[:40]!r}"
         is_cut = str(entry.get("type")).endswith("Cut")
-        return _lhotse_cut(entry, open_files) if is_cut else _file_cut(entry, folder)
+        return _lhotse_cut(entry, place, open_files) if is_cut else _file_cut(entry, place, path.parent)
     except ManifestError as error:
-        return error
+        return f"{place}: {error}"
     except (ValueError, RecursionError) as error:
-        return ManifestError(f"invalid JSON: {error}")
+        return f"{place}: invalid JSON: {error}"
 
 
-def _lhotse_cut(entry: dict[str, Any], open_files: bool) -> Cut:
+def _lhotse_cut(entry: dict[str, Any], place: str, open_files: bool) -> Cut | str:
     try:
         cut = deserialize_cut(entry)
+        setattr(cut, _PLACE, place)
         faults = [*_supervision_faults(cut), *(_audio_faults(cut) if open_files else ())]
         name = describe(cut)
     except Exception as error:  # Lhotse trusts what it reads, so that a fault may show as any error
         raise ManifestError(f"not a Lhotse cut: {type(error).__name__}: {error}") from error
     if not isinstance(cut.id, str):
         faults.append(f"has an id that is no string: {cut.id!r}")
-    if faults:
-        raise ManifestError(f"{name}: {'; '.join(faults)}")
-    return cut
+    return f"{name}: {'; '.join(faults)}" if faults else cut
 
 
-def _file_cut(entry: dict[str, Any], folder: Path) -> Cut:
+def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     for name, required in {"audio": True, "text": True, "id": False, "speaker": False}.items():
         if required and name not in entry:
             raise ManifestError(f"no field `{name}`, only: {', '.join(entry) or 'nothing'}")
@@ -184,30 +213,11 @@ def _file_cut(entry: dict[str, Any], folder: Path) -> Cut:
             raise ManifestError(f"field `{name}`: expected a string, found {entry[name]!r}")
     cut_id, path = entry.get("id") or entry["audio"], str(folder / entry["audio"])
     try:
-        header = _header(path)
-        duration_seconds(path)  # finds a WAV that was cut short, whose header libsndfile corrects in silence
-    except ManifestError as error:
-        raise ManifestError(f"{path}: {error}") from error
+        cut = whole_file(cut_id, path, header(path), entry["text"], entry.get("speaker"))
     except AudioError as error:
         raise ManifestError(str(error)) from error
-    return whole_file(cut_id, path, header, entry["text"], entry.get("speaker"))
-
-
-def _header(path: str) -> Any:
-    """What `soundfile.info` says of a file, once it is certain that it is audio of a known length."""
-    try:
-        if not Path(path).is_file():
-            raise ManifestError("there is no such file")
-        header = soundfile.info(path)
-    except OSError as error:
-        raise ManifestError(f"cannot be opened: {error.strerror}") from error
-    except soundfile.LibsndfileError as error:
-        raise ManifestError(f"cannot be read as audio: {error.error_string}") from error
-    except TypeError as error:  # soundfile tells by its ending that a file has no header
-        raise ManifestError("cannot be read as audio: it has no header") from error
-    if not 0 < header.frames < 2**62:  # a stream whose length was never written down is 2**63 - 1 long
-        raise ManifestError("holds no samples, or does not say how many: write the file again")
-    return header
+    setattr(cut, _PLACE, place)
+    return cut
 
 
 def _recorded(cut: Cut) -> list[MonoCut | MultiCut]:
@@ -216,35 +226,41 @@ def _recorded(cut: Cut) -> list[MonoCut | MultiCut]:
     return [part for part in parts if isinstance(part, MonoCut | MultiCut) and part.recording is not None]
 
 
-def _audio_faults(cut: Cut) -> Iterator[str]:
-    if not cut.duration > 0:
-        yield f"lasts {cut.duration} s"
-    parts = _recorded(cut)
-    if not parts:
-        yield "has no audio file"
-    for part in parts:
+def _files(cut: Cut) -> Iterator[tuple[MonoCut | MultiCut, AudioSource]]:
+    """The files that a cut reads, each with the part of the cut that does."""
+    for part in _recorded(cut):
         channels = set(part.channel if isinstance(part.channel, list) else [part.channel])
         for source in part.recording.sources:
             if source.type == "file" and channels.intersection(source.channels):
-                yield from _file_faults(part, source)
+                yield part, source
+
+
+def _audio_faults(cut: Cut) -> Iterator[str]:
+    if not cut.duration > 0:
+        yield f"lasts {cut.duration} s"
+    if not _recorded(cut):
+        yield "has no audio file"
+    for part, source in _files(cut):
+        yield from _file_faults(part, source)
 
 
 def _file_faults(cut: MonoCut | MultiCut, source: AudioSource) -> Iterator[str]:
     """Where a file is not what the manifest says."""
     try:
-        header = _header(source.source)
-    except ManifestError as error:
-        yield str(error)
+        found = header(source.source)
+    except AudioError as error:
+        yield str(error).removeprefix(f"{source.source}: ")
         return
-    if header.channels != len(source.channels):
-        yield f"the file has {header.channels} channels, the manifest says {len(source.channels)}"
+    if found.n_channels != len(source.channels):
+        yield f"the file has {found.n_channels} channels, the manifest says {len(source.channels)}"
     if cut.recording.transforms:  # they change rate and length, so that those of the file say nothing
         return
-    seconds = header.frames / header.samplerate
-    if header.samplerate != cut.recording.sampling_rate:
-        yield f"the file is at {header.samplerate} Hz, the manifest says {cut.recording.sampling_rate} Hz"
-    elif cut.end > seconds + TOLERANCE_SECONDS:
-        yield f"the file ends at {seconds:.2f} s, the cut at {cut.end:.2f} s"
+    if found.sample_rate != cut.recording.sampling_rate:
+        yield f"the file is at {found.sample_rate} Hz, the manifest says {cut.recording.sampling_rate} Hz"
+    elif cut.end > found.seconds + TOLERANCE_SECONDS:
+        yield f"the file ends at {found.seconds:.2f} s, the cut at {cut.end:.2f} s"
+    elif file_of(cut) and found.seconds > cut.end + TOLERANCE_SECONDS:
+        yield f"the file ends at {found.seconds:.2f} s, the manifest says at {cut.end:.2f} s: prepare it again"
 
 
 def _supervision_faults(cut: Cut) -> Iterator[str]:

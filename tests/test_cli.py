@@ -219,7 +219,7 @@ def test_evaluate_goes_on_without_what_has_faults(capsys, folder, tmp_path):
     assert "3 words in 3 utterances" in output[0]
     faults = error.splitlines()
     for fault, start in zip(
-        faults, [f"{manifest}:1: ", f"{manifest}:5: ", f"{manifest}:6: ", "short.wav"], strict=True
+        faults, [f"{manifest}:1: ", f"{manifest}:5: ", f"{manifest}:6: ", f"{manifest}:7: short.wav: "], strict=True
     ):
         assert fault.startswith(f"sru-asr: {start}")
     found = json.loads(path.read_text())

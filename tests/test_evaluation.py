@@ -10,6 +10,8 @@ import torch
 
 from sru_asr import evaluation as module
 from sru_asr import transcribe as transcribe_module
+from sru_asr.audio import AudioError
+from sru_asr.data import load_waveform
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.manifest import read_manifest
 from sru_asr.metrics import ErrorCounts
@@ -161,8 +163,8 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(tmp_path, stub):
     soundfile.write(tmp_path / "6.wav", samples, 16_000, subtype="FLOAT")
     evaluation = evaluate(stub, cuts)
     assert [result.words for result in evaluation.results] == WORDS
-    for name, fault in zip(["4.wav", "5.wav", "6.wav", "7.wav"], evaluation.faults, strict=True):
-        assert fault.startswith(name)
+    for i, fault in zip(range(4, 8), evaluation.faults, strict=True):
+        assert fault.startswith(f"{tmp_path}/corpus.jsonl:{i + 1}: {i}.wav: ")
     assert "finite" in evaluation.faults[2]
     assert "at least 400 samples, found 160" in evaluation.faults[3]
 
@@ -269,6 +271,53 @@ def test_hypotheses_are_what_transcribe_says(model, noises):
     found = evaluate(model, noises).results
     paths = [cut.recording.sources[0].source for cut in noises]
     assert [result.hypothesis for result in found] == [t.text for t in model.transcribe(paths)]
+
+
+@pytest.mark.parametrize("name", ["wav called.raw", "endless.flac", "bare.mp3", "bare variable.mp3"])
+def test_files_are_read_as_transcribe_reads_them(model, tmp_path, name):
+    """Lhotse has other opinions of these, so that what could be transcribed could not be evaluated."""
+    path = tmp_path / name
+    rng = np.random.default_rng(0)
+    samples = np.concatenate([0.5 * rng.standard_normal(16_000 * 2), np.zeros(16_000 * 20)]).clip(-1, 1)
+    if path.suffix == ".raw":
+        soundfile.write(path, samples, 16_000, format="WAV")
+    elif path.suffix == ".flac":
+        soundfile.write(path, samples, 16_000)
+        content = bytearray(path.read_bytes())
+        content[21] &= 0xF0  # the 36 bits that count the samples
+        content[22:26] = bytes(4)
+        path.write_bytes(content)
+    else:
+        mode = "VARIABLE" if "variable" in name else "CONSTANT"
+        soundfile.write(path, samples, 16_000, bitrate_mode=mode, compression_level=0.5)
+        path.write_bytes(path.read_bytes().replace(b"Xing", b"gniX").replace(b"Info", b"ofnI"))
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(json.dumps({"audio": name, "text": "SOME WORDS"}))
+    cuts, faults = read_manifest(manifest)
+    if "variable" in name:
+        with pytest.raises(AudioError) as error:
+            model.transcribe(path)
+        assert faults == [f"{manifest}:1: {error.value}"]
+    else:
+        expected = model.transcribe(path)
+        (result,) = evaluate(model, cuts).results
+        assert (result.hypothesis, result.seconds) == (expected.text, expected.seconds)
+
+
+def test_long_files_are_never_whole_in_memory(model, noises, monkeypatch):
+    for of in (module, transcribe_module):
+        monkeypatch.setattr(of, "LONGEST_WHOLE_SECONDS", 2)
+    loaded = []
+    monkeypatch.setattr(module, "load_waveform", lambda cut: loaded.append(cut.duration) or load_waveform(cut))
+    assert len(evaluate(model, noises).results) == 7
+    assert sorted(loaded) == [0.03, 0.4, 0.9, 1.0, 1.7]
+
+
+def test_a_fault_of_a_long_file_has_its_line(model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.append(np.zeros(31 * 16_000), np.nan), 16_000, subtype="FLOAT")
+    (tmp_path / "m.jsonl").write_text('{"audio": "a.wav", "text": "SOME WORDS", "id": "u"}')
+    (fault,) = evaluate(model, read_manifest(tmp_path / "m.jsonl")[0]).faults
+    assert fault.startswith(f"{tmp_path}/m.jsonl:1: u: {tmp_path}/a.wav: expected samples")
 
 
 def test_long_utterances_are_recognised_in_windows_as_transcribe_does(model, noises, monkeypatch):

@@ -139,8 +139,8 @@ def test_names_the_line_of_missing_audio(tmp_path: Path) -> None:
     ("suffix", "content", "message"),
     [
         (".raw", b"odd", r"an0-mdcs-b\.raw: expected 16-bit samples, found 3 bytes"),
-        (".sph", b"NIST_1A\n", r"cannot read .*an0-mdcs-b\.sph"),
-        (".flac", b"fLaC", r"an0-mdcs-b: cannot read .*an0-mdcs-b\.flac"),
+        (".sph", b"NIST_1A\n", r"an0-mdcs-b\.sph: expected WAV, FLAC"),
+        (".flac", b"fLaC", r"utterance an0-mdcs-b: .*an0-mdcs-b\.flac: expected WAV, FLAC"),
     ],
 )
 def test_names_an_unreadable_file(tmp_path: Path, suffix: str, content: bytes, message: str) -> None:
@@ -149,6 +149,17 @@ def test_names_an_unreadable_file(tmp_path: Path, suffix: str, content: bytes, m
     stem.with_suffix(".flac").unlink()
     stem.with_suffix(suffix).write_bytes(content)
     with pytest.raises(ValueError, match=message):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out/train.jsonl.gz").exists()
+
+
+@pytest.mark.parametrize("kind", ["sph", "wav"])
+def test_names_a_file_that_was_cut_short(tmp_path: Path, kind: str) -> None:
+    """The half that is there is read without complaint, and a model learned to hear all of the text in it."""
+    make_corpus(tmp_path, kind)
+    path = tmp_path / f"wav/an4_clstk/mdcs/an0-mdcs-b.{kind}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"an0-mdcs-b\.{kind}: expected .* cut short"):
         recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
     assert not (tmp_path / "out/train.jsonl.gz").exists()
 

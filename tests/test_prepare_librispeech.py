@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from sru_asr import audio
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/LibriSpeech"
 
@@ -124,16 +126,16 @@ def test_keeps_finished_manifests_and_only_those(tmp_path: Path) -> None:
 def test_an_interrupted_run_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_part(tmp_path, "train-clean-5", 1)
     make_part(tmp_path, "dev-clean-2", 2)
-    info, calls = soundfile.info, []
+    header, calls = audio.header, []
 
-    def interrupt(path: str) -> Any:
+    def interrupt(path: str) -> audio.Header:
         calls.append(path)
         if len(calls) == 6:  # in the second part
             raise OSError("the disk is gone")
-        return info(path)
+        return header(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(soundfile, "info", interrupt)
+        patch.setattr(audio, "header", interrupt)
         with pytest.raises(OSError, match="the disk is gone"):
             recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini")
     assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["train-clean-5.jsonl.gz"]

@@ -171,10 +171,10 @@ def _to_flac(source: Path, target: Path) -> Path:
     if source.suffix == ".raw":
         samples, sample_rate = _read_raw(source), RAW_SAMPLE_RATE
     else:
-        try:
-            samples, sample_rate = soundfile.read(source, dtype="int16")
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"cannot read {source}: {error}") from error
+        from sru_asr.audio import check
+
+        check(source)  # which finds what soundfile reads as if it were whole, and names it
+        samples, sample_rate = soundfile.read(source, dtype="int16")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
     soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
