@@ -24,11 +24,12 @@ struct Weights {
   Number v_forget, v_reset, b_forget, b_reset;
 };
 
-// Returns h and replaces c, the state before the frame, by the state after it.
+// Returns h and replaces c, the state before the frame, by the state after it. The state comes last in every sum: the rest
+// does not wait for it.
 template <class Number>
 SRU_ASR_INLINE Number cell_forward(const Inputs<Number>& u, const Weights<Number>& w, Number& c) {
   Number f, r;
-  gates(u.forget + w.v_forget * c + w.b_forget, u.reset + w.v_reset * c + w.b_reset, f, r);
+  gates(u.forget + w.b_forget + w.v_forget * c, u.reset + w.b_reset + w.v_reset * c, f, r);
   c = u.candidate + f * (c - u.candidate);
   return u.highway + r * (c - u.highway);
 }
@@ -39,7 +40,7 @@ template <class Number>
 SRU_ASR_INLINE Inputs<Number> cell_backward(const Inputs<Number>& u, const Weights<Number>& w, Number c_before,
                                             Number grad_h, Number& grad_c, Weights<Number>& grad_w) {
   Number f, r;
-  gates(u.forget + w.v_forget * c_before + w.b_forget, u.reset + w.v_reset * c_before + w.b_reset, f, r);
+  gates(u.forget + w.b_forget + w.v_forget * c_before, u.reset + w.b_reset + w.v_reset * c_before, f, r);
   const Number c = u.candidate + f * (c_before - u.candidate);
   const Number one_minus_f = 1 - f;
   const Number one_minus_r = 1 - r;

@@ -15,9 +15,9 @@ struct Kernels {
   // one utterance; scratch holds ctc_scratch numbers
   void (*ctc)(const Alignments&, int64_t utterance, void* scratch);
   // Packs row groups, then computes groups of columns (counted through both directions), of the utterances at hand.
-  LayerNeeds (*layer_needs)(Number, const Layer&);
-  void (*layer_pack)(Number, const Layer&, int64_t begin, int64_t end);
-  void (*layer_run)(Number, const Layer&, int64_t begin, int64_t end, void* scratch);
+  LayerNeeds (*layer_needs)(const Layer&);
+  void (*layer_pack)(const Layer&, int64_t begin, int64_t end);
+  void (*layer_run)(const Layer&, int64_t begin, int64_t end, void* scratch);
 };
 
 extern const Kernels kBaselineKernels;

@@ -1,4 +1,4 @@
-// What a fused layer kernel is given: the matrix product and the recurrence over it, in one pass. Knows nothing of torch.
+// What a fused layer kernel is given: the matrix product and the recurrence over it, in one pass, in bfloat16. Knows nothing of torch.
 #pragma once
 
 #include "recurrence.h"
@@ -25,9 +25,8 @@ constexpr int64_t kDepth = 32;       // inputs are padded to a multiple of this,
 [[maybe_unused]] static constexpr int64_t groups(int64_t hidden) { return ceil_div(hidden, kGroup); }
 [[maybe_unused]] static constexpr int64_t padded_inputs(int64_t inputs) { return ceil_div(inputs, kDepth) * kDepth; }
 
-// Packed weights: direction after direction, group after group, pair after pair, each (inputs, 2 tiles, 16 columns) of
-// float32, or (inputs / 32, 2 tiles, 16 pairs of inputs, 16 columns, 2 inputs) of bfloat16, which is what AMX and
-// AVX-512-bf16 multiply. A pair has 32 numbers for each padded input either way.
+// Packed weights, bfloat16: direction after direction, group after group, pair after pair of tiles, each
+// (inputs / 32, 2 tiles, 16 pairs of inputs, 16 columns, 2 inputs), which is what AMX and AVX-512-bf16 multiply.
 [[maybe_unused]] static constexpr int64_t packed_pairs(int64_t parts, int64_t hidden) {
   const int64_t whole = hidden / kGroup;
   return whole * group_pairs(parts, kGroup, 0) + (hidden % kGroup ? group_pairs(parts, hidden, whole) : 0);
@@ -36,7 +35,7 @@ constexpr int64_t kDepth = 32;       // inputs are padded to a multiple of this,
   return directions * packed_pairs(parts, hidden) * padded_inputs(inputs) * 2 * kTile;
 }
 
-// `u` is not read but written, if it has data: what a backward pass needs.
+// Without `u` and `states`: nothing is kept for a backward pass.
 struct Layer : Forward {
   int64_t inputs;
   Strided input;       // (batch, frames, inputs): what is multiplied

@@ -65,6 +65,13 @@ struct Lane<bfloat16, N> {
   }
   // Round to nearest, ties to even; a NaN stays one.
   static SRU_ASR_INLINE void store(bfloat16* to, const Vector<float, N>& v) {
+#if defined(__AVX512BF16__)
+    if constexpr (N == 16) {
+      const auto narrow = _mm512_cvtneps_pbh(v);
+      __builtin_memcpy(to, &narrow, sizeof(narrow));
+      return;
+    }
+#endif
     const auto bits = bit_cast<Vector<uint32_t, N>>(v);
     const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const auto half = (v == v) ? rounded : (bits >> 16) | 0x40u;
@@ -83,11 +90,10 @@ SRU_ASR_INLINE Floats exponential_float32(Floats x) {
   const float magic = 12582912.0f + 127;
   const Floats shifted = x * log2_e + magic;
   const Floats r = x * log2_e - (shifted - magic);
-  Floats p = r * 0.0013264727f + 0.009671513f;
-  p = p * r + 0.055507336f;
-  p = p * r + 0.24022242f;
-  p = p * r + 0.693147f;
-  p = p * r + 1.0f;
+  // In pairs (Estrin's scheme): the recurrence waits for this.
+  const Floats r2 = r * r;
+  const Floats low = r * 0.693147f + 1.0f, middle = r * 0.055507336f + 0.24022242f, high = r * 0.0013264727f + 0.009671513f;
+  const Floats p = (high * r2 + middle) * r2 + low;
   return p * bit_cast<Floats>(bit_cast<Bits>(shifted) << 23);
 }
 

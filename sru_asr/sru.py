@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from sru_asr.ops import recurrence
+from sru_asr.ops import fused_layer, pack_weight, recurrence
 from sru_asr.windows import check_window, fold, unfold
 
 
 class SRULayer(nn.Module):
     """One SRU layer, in one or two directions: a matrix product, then the element-wise recurrence.
+
+    On a CPU in bfloat16 (autocast, or after `.bfloat16()`) and without gradients (`torch.no_grad`, `inference_mode`)
+    both are one pass over weights that are packed once. They are packed again when they change; a change that goes
+    behind autograd's back, by `weight.data`, is noticed after the next `eval()`.
 
     Args:
         input_size: width of the input.
@@ -56,6 +61,7 @@ class SRULayer(nn.Module):
         )
         self.weight_c = nn.Parameter(torch.empty(self.directions, 2, hidden_size))
         self.bias = nn.Parameter(torch.empty(self.directions, 2, hidden_size))
+        self._packed: tuple[Tensor, int, Tensor] | None = None  # the weight, its version, and what was made of it
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -93,10 +99,42 @@ class SRULayer(nn.Module):
         y = x if self.norm is None else self.norm(x)
         if self.projection is not None:
             y = F.linear(y, self.projection)
-        u = F.linear(y, self.weight).unflatten(-1, (self.directions, self.parts, self.hidden_size))
         highway = x.unflatten(-1, (self.directions, self.hidden_size)) if self.input_is_highway else None
-        h, state = recurrence(u, highway, self.weight_c, self.bias, state, lengths, self.alpha, chunk, lookahead)
+        rest = (self.weight_c, self.bias, state, lengths, self.alpha)
+        if self._in_one_pass(y):
+            y, highway = y.bfloat16(), None if highway is None else highway.bfloat16()
+            h, state = fused_layer(y, highway, self._packed_weight(), *rest, self.parts, chunk, lookahead)
+        else:
+            u = F.linear(y, self.weight).unflatten(-1, (self.directions, self.parts, self.hidden_size))
+            h, state = recurrence(u, highway, *rest, chunk, lookahead)
         return h.flatten(2), state
+
+    def _in_one_pass(self, y: Tensor) -> bool:
+        if torch.is_grad_enabled() or y.device.type != "cpu":
+            return False
+        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+            return {y.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}
+        return y.dtype == self.weight.dtype == torch.bfloat16
+
+    def _packed_weight(self) -> Tensor:
+        weight = self.weight
+        if torch.compiler.is_compiling() or self.training or weight.is_inference():  # the last have no version
+            return pack_weight(weight, self.directions, self.parts)
+        # The weight itself is kept, so that no other can come to lie at its address.
+        known, version, packed = self._packed or (None, 0, None)
+        if known is None or packed is None or known.data_ptr() != weight.data_ptr() or version != weight._version:
+            packed = pack_weight(weight, self.directions, self.parts)
+            self._packed = (weight.detach(), weight._version, packed)
+        return packed
+
+    def train(self, mode: bool = True) -> SRULayer:
+        """As `nn.Module.train`; forgets the packed weights."""
+        self._packed = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be made again out of pickles and copies."""
+        return {**self.__dict__, "_packed": None}
 
     def extra_repr(self) -> str:
         """Sizes for `print(layer)`."""

@@ -22,6 +22,7 @@ NEEDS = {
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 
 CHECKS = """
+import test_layer
 from test_ctc import check_against_torch
 from test_recurrence import DTYPES, HIGHWAYS, Case, check_case
 from sru_asr.ops import kernel_name, kernel_reason
@@ -31,6 +32,10 @@ for dtype in DTYPES:
         for hidden in (16, 75):
             check_case(Case(windows=7, hidden=hidden, highway=highway, dtype=dtype, seed=hidden))
             check_case(Case(chunk=2, lookahead=3, hidden=hidden, highway=highway, dtype=dtype, seed=hidden))
+for highway in HIGHWAYS:
+    for hidden in (16, 75):
+        test_layer.check_case(test_layer.Case(windows=70, hidden=hidden, highway=highway, seed=hidden))
+        test_layer.check_case(test_layer.Case(chunk=2, lookahead=3, hidden=hidden, highway=highway, seed=hidden))
 for tokens in (0, 3, 4, 7, 8, 15, 16, 20):
     check_against_torch(tokens=tokens)
 print(kernel_name(), kernel_reason(), sep=": ")

@@ -14,50 +14,58 @@ namespace {
 
 constexpr int64_t kBlock = 256;               // most rows multiplied at a time
 constexpr int64_t kStride = kBlock + 5;       // rows from a tile of the product to the next: not to the same L1 set
-constexpr int64_t kMostTiles = 4 * kGroup / kTile;
-constexpr int64_t kProduct = kMostTiles * kStride * kTile;  // numbers
+constexpr int64_t kProduct = 4 * kGroup / kTile * kStride * kTile;  // numbers of a group with four parts
 
-// Multiply-adds of vectors. Rows are packed a few together, and for each input the numbers of those rows side by side.
-template <class Storage>
+// Multiply-adds of vectors. Rows are packed a few together, and for each pair of inputs the numbers of those rows side by
+// side: as they are where the processor multiplies pairs (AVX-512-bf16), else as the floats they stand for.
 struct VectorProduct {
   static constexpr int N = kVectorBytes / sizeof(float);
   using V = Vector<float, N>;
-  static constexpr int kVectors = 2 * kTile / N;  // of a pair of tiles
+  static constexpr int kVectors = 2 * kTile / N;               // of a pair of tiles
   static constexpr int kRows = N == 16 ? 12 : N == 8 ? 3 : 1;  // so that the sums fit the registers
-  static constexpr bool kPairs = sizeof(Storage) == 2;         // weights come as pairs of inputs
+#if defined(__AVX512BF16__)
+  using Pair = uint32_t;
+#else
+  using Pair = Vector<float, 2>;
+#endif
 
-  static SRU_ASR_INLINE float widen(float x) { return x; }
-  static SRU_ASR_INLINE float widen(bfloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-
+  static constexpr int64_t packed_bytes(int64_t inputs) { return kRows * padded_inputs(inputs) / 2 * sizeof(Pair); }
   // from: kRows rows, null for one of zeros.
-  static void pack(void* to, const Storage* const* from, int64_t inputs) {
-    float* at = static_cast<float*>(to);
-    for (int64_t k = 0; k < padded_inputs(inputs); ++k)
-      for (int r = 0; r < kRows; ++r) *at++ = from[r] && k < inputs ? widen(from[r][k]) : 0;
+  static void pack(void* to, const bfloat16* const* from, int64_t inputs) {
+    Pair* at = static_cast<Pair*>(to);
+    for (int64_t k = 0; k < padded_inputs(inputs); k += 2)
+      for (int r = 0; r < kRows; ++r) {
+        uint32_t both = 0;
+        if (from[r] && k < inputs) both = from[r][k].bits;
+        if (from[r] && k + 1 < inputs) both |= static_cast<uint32_t>(from[r][k + 1].bits) << 16;
+#if defined(__AVX512BF16__)
+        *at++ = both;
+#else
+        *at++ = Pair{bit_cast<float>(both << 16), bit_cast<float>(both & 0xffff0000u)};
+#endif
+      }
   }
-  static constexpr int64_t packed_bytes(int64_t inputs) { return kRows * padded_inputs(inputs) * sizeof(float); }
+
+  static SRU_ASR_INLINE void add_product(V& sum, const Vector<uint32_t, N>& weights, const Pair& inputs) {
+#if defined(__AVX512BF16__)
+    sum = _mm512_dpbf16_ps(sum, bit_cast<__m512bh>(weights), bit_cast<__m512bh>(_mm512_set1_epi32(inputs)));
+#else
+    sum += bit_cast<V>(weights << 16) * inputs[0];
+    sum += bit_cast<V>(weights & 0xffff0000u) * inputs[1];
+#endif
+  }
 
   // One pair of tiles for kRows rows.
-  static SRU_ASR_INLINE void multiply_pair(const float* rows, const Storage* weight, int64_t inputs, float* product) {
+  static SRU_ASR_INLINE void multiply_pair(const Pair* rows, const bfloat16* weight, int64_t inputs, float* product) {
     V sum[kRows][kVectors] = {};
-    for (int64_t k = 0; k < inputs; k += kPairs ? 2 : 1) {
+    for (int64_t k = 0; k < inputs; k += 2)
       for (int v = 0; v < kVectors; ++v) {
-        // Where this vector's columns begin: a row of 16 columns, or of 16 pairs, is 64 bytes.
         const int tile = v * N / kTile, column = v * N % kTile;
-        if constexpr (kPairs) {
-          const Storage* from =
-              weight + (k / kDepth * 2 + tile) * (kTileBytes / 2) + k % kDepth * kTile + 2 * column;
-          Vector<uint32_t, N> both;
-          __builtin_memcpy(&both, from, sizeof(both));
-          const V even = bit_cast<V>(both << 16), odd = bit_cast<V>(both & 0xffff0000u);
-          for (int r = 0; r < kRows; ++r) sum[r][v] += even * rows[k * kRows + r];
-          for (int r = 0; r < kRows; ++r) sum[r][v] += odd * rows[(k + 1) * kRows + r];
-        } else {
-          const V from = Lane<float, N>::load(weight + k * 2 * kTile + v * N);
-          for (int r = 0; r < kRows; ++r) sum[r][v] += from * rows[k * kRows + r];
-        }
+        const bfloat16* from = weight + (k / kDepth * 2 + tile) * (kTileBytes / 2) + k % kDepth * kTile + 2 * column;
+        Vector<uint32_t, N> weights;
+        __builtin_memcpy(&weights, from, sizeof(weights));
+        for (int r = 0; r < kRows; ++r) add_product(sum[r][v], weights, rows[k / 2 * kRows + r]);
       }
-    }
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVectors; ++v) {
         const int tile = v * N / kTile, column = v * N % kTile;
@@ -67,12 +75,11 @@ struct VectorProduct {
 
   struct Session {};
 
-  template <class Aside>
-  static void multiply(const void* rows, int64_t row_groups, const Storage* weight, int64_t pairs, int64_t inputs,
-                       float* product, Aside&&) {
+  static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
+                       float* product) {
     for (int64_t pair = 0; pair < pairs; ++pair)
       for (int64_t g = 0; g < row_groups; ++g)
-        multiply_pair(static_cast<const float*>(rows) + g * kRows * inputs, weight + pair * inputs * 2 * kTile, inputs,
+        multiply_pair(static_cast<const Pair*>(rows) + g * kRows * inputs / 2, weight + pair * inputs * 2 * kTile, inputs,
                       product + (2 * pair * kStride + g * kRows) * kTile);
   }
 };
@@ -112,15 +119,16 @@ struct TileProduct {
     ~Session() { asm volatile("tilerelease"); }
   };
 
-  template <class Aside>
   static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
-                       float* product, Aside&& aside) {
+                       float* product) {
     const int64_t steps = inputs / kDepth;
-    int64_t calls = pairs * ceil_div(steps, kSteps) * row_groups;
     for (int64_t pair = 0; pair < pairs; ++pair)
       for (int64_t begin = 0; begin < steps; begin += kSteps) {
         const int64_t count = steps - begin < kSteps ? steps - begin : kSteps;
         const char* b = reinterpret_cast<const char*>(weight) + (pair * steps + begin) * 2 * kTileBytes;
+        // The next pair's weights come from afar, and are wanted in L2: a share of them with each group of rows.
+        const int64_t lines = ceil_div(2 * kTile, row_groups);
+        const char* ahead = b + steps * 2 * kTileBytes;
         for (int64_t g = 0; g < row_groups; ++g) {
           float* const c = product + (2 * pair * kStride + g * kRows) * kTile;
           float* const right = c + kStride * kTile;
@@ -140,6 +148,7 @@ struct TileProduct {
           const char* a = static_cast<const char*>(rows) + (g * steps + begin) * 2 * kTileBytes;
           for (int64_t step = 0; step < count; ++step) {
             const char* const here = b + step * 2 * kTileBytes;
+            for (int64_t line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
             load<4>(a + step * 2 * kTileBytes);
             load<6>(here);
             _tile_dpbf16ps(0, 4, 6);
@@ -153,7 +162,6 @@ struct TileProduct {
           store<1>(right);
           store<2>(below);
           store<3>(both);
-          aside(1, calls--);
         }
       }
   }
@@ -171,15 +179,10 @@ struct TileProduct {
 };
 #endif
 
-template <class Storage>
-struct ProductOf {
-  using type = VectorProduct<Storage>;
-};
 #if defined(__AMX_BF16__)
-template <>
-struct ProductOf<bfloat16> {
-  using type = TileProduct;
-};
+using Product = TileProduct;
+#else
+using Product = VectorProduct;
 #endif
 
 }  // namespace

@@ -1,7 +1,16 @@
 """The torch operators; the only place that knows `torch.ops`. Importing it loads the kernels (see `build`)."""
 
 from sru_asr.ops.ctc import ctc_loss
+from sru_asr.ops.layer import fused_layer, pack_weight
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence
 from sru_asr.ops.reference import recurrence_reference
 
-__all__ = ["ctc_loss", "kernel_name", "kernel_reason", "recurrence", "recurrence_reference"]
+__all__ = [
+    "ctc_loss",
+    "fused_layer",
+    "kernel_name",
+    "kernel_reason",
+    "pack_weight",
+    "recurrence",
+    "recurrence_reference",
+]

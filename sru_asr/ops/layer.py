@@ -1,0 +1,95 @@
+"""A whole SRU layer in one pass as a torch operator, for inference in bfloat16: public functions and fakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sru_asr.build import load
+
+load()
+
+_GROUP, _TILE, _DEPTH = 64, 16, 32  # kGroup, kTile and kDepth of csrc/layer.h
+
+
+def pack_weight(weight: Tensor, directions: int, parts: int) -> Tensor:
+    """Lay a layer's matrix out as :func:`fused_layer` reads it, in bfloat16.
+
+    Args:
+        weight: (directions * parts * hidden, inputs), float32 or bfloat16.
+        directions: 1 or 2.
+        parts: 3, or 4 if the product brings the highway.
+
+    Returns:
+        One dimension of bfloat16, padded with zeros; the order is that of csrc/layer.h.
+
+    Raises:
+        RuntimeError: an argument has a wrong shape or dtype; the message names it.
+    """
+    return torch.ops.sru_asr.pack_weight(weight, directions, parts)
+
+
+def fused_layer(
+    input: Tensor,
+    x: Tensor | None,
+    packed: Tensor,
+    weight_c: Tensor,
+    bias: Tensor,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    alpha: float = 1.0,
+    parts: int = 3,
+    chunk: int = 0,
+    lookahead: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The matrix product of an SRU layer and the recurrence over it, without gradients, on CPUs.
+
+    What `recurrence(F.linear(input, weight), ...)` computes, to rounding, but the product stays in the processor's
+    second-level cache in float32 and is never written out.
+
+    Args:
+        input: (batch, frames, inputs) bfloat16; the last dimension should be contiguous.
+        x: (batch, frames, directions, hidden) bfloat16, the highway if `parts` is 3; None for no highway.
+        packed: what :func:`pack_weight` made of the layer's matrix.
+        weight_c: (directions, 2, hidden); see :func:`sru_asr.ops.recurrence`, as for all that follows.
+        bias: (directions, 2, hidden).
+        initial_state: (batch, directions, hidden).
+        lengths: (batch,) int64.
+        alpha: scale of the highway.
+        parts: of the product.
+        chunk: new frames of a window.
+        lookahead: frames of a window behind its chunk.
+
+    Returns:
+        h, (batch, frames, directions, hidden) bfloat16, and the final state, (batch, directions, hidden) float32.
+
+    Raises:
+        RuntimeError: an argument has a wrong shape, dtype or value; the message names it.
+    """
+    if initial_state is not None:
+        initial_state = initial_state.float()
+    return torch.ops.sru_asr.fused_layer(
+        input, x, packed, weight_c.float(), bias.float(), initial_state, lengths, alpha, parts, chunk, lookahead
+    )
+
+
+@torch.library.register_fake("sru_asr::pack_weight")
+def _(weight, directions, parts):  # type: ignore[no-untyped-def]
+    hidden = weight.shape[0] // (directions * parts)
+
+    def tiles(units):  # type: ignore[no-untyped-def]
+        return 2 * ((parts * ((units + _TILE - 1) // _TILE) + 1) // 2)
+
+    padded_inputs = (weight.shape[1] + _DEPTH - 1) // _DEPTH * _DEPTH
+    all_tiles = hidden // _GROUP * tiles(_GROUP) + tiles(hidden % _GROUP)
+    return weight.new_empty(directions * all_tiles * _TILE * padded_inputs, dtype=torch.bfloat16)
+
+
+@torch.library.register_fake("sru_asr::fused_layer")
+def _(input, x, weight, weight_c, bias, initial_state, lengths, alpha, parts, chunk, lookahead):  # type: ignore[no-untyped-def]
+    batch, frames, _ = input.shape
+    directions, _, hidden = weight_c.shape
+    return (
+        input.new_empty(batch, frames, directions, hidden),
+        input.new_empty(batch, directions, hidden, dtype=torch.float32),
+    )

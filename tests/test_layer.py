@@ -1,0 +1,300 @@
+"""The layer in one pass: against the recurrence over torch's product, and what makes it different from that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sru_asr.ops import fused_layer, pack_weight, recurrence
+from sru_asr.sru import SRU, SRULayer
+
+HIGHWAYS = ("none", "input", "projected")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem for the operator, drawn from its seed."""
+
+    batch: int = 2
+    windows: int = 3  # frames, if chunk is 0
+    chunk: int = 0
+    lookahead: int = 0
+    inputs: int = 40
+    directions: int = 2
+    hidden: int = 20
+    highway: str = "input"
+    ragged: bool = True
+    initial: bool = True
+    seed: int = 0
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, list, dict]:
+        """Input, weight and highway in bfloat16, and the other arguments."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape):
+            return torch.randn(shape, generator=generator)
+
+        size = self.chunk + self.lookahead
+        frames = self.windows * size if self.chunk else self.windows
+        most = self.windows * self.chunk + self.lookahead if self.chunk and self.windows else frames
+        parts = 4 if self.highway == "projected" else 3
+        input = normal(self.batch, frames, self.inputs).bfloat16()
+        weight = (normal(self.directions * parts * self.hidden, self.inputs) / self.inputs**0.5).bfloat16()
+        x = normal(self.batch, frames, self.directions, self.hidden).bfloat16() if self.highway == "input" else None
+        v, b = normal(self.directions, 2, self.hidden), normal(self.directions, 2, self.hidden)
+        initial = normal(self.batch, self.directions, self.hidden) if self.initial else None
+        lengths = torch.randint(0, most + 1, (self.batch,), generator=generator) if self.ragged else None
+        return input, weight, x, [v, b, initial, lengths, 1.3], {"chunk": self.chunk, "lookahead": self.lookahead}
+
+
+def check_case(case: Case) -> None:
+    """Agreement with float32 arithmetic on the same numbers, but for the rounding of the output."""
+    input, weight, x, rest, window = case.draw()
+    parts = 4 if case.highway == "projected" else 3
+    u = F.linear(input.float(), weight.float()).unflatten(-1, (case.directions, parts, case.hidden))
+    expected, expected_state = recurrence(u, None if x is None else x.float(), *rest, **window)
+    h, state = fused_layer(input, x, pack_weight(weight, case.directions, parts), *rest, parts, **window)
+    assert h.dtype == torch.bfloat16
+    assert state.dtype == torch.float32
+    torch.testing.assert_close(h.float(), expected, rtol=2**-8, atol=2e-4)
+    torch.testing.assert_close(state, expected_state, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("highway", HIGHWAYS)
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("window", [(0, 0), (1, 0), (3, 2), (2, 5), (40, 9)])
+@pytest.mark.parametrize(("hidden", "inputs"), [(1, 1), (16, 32), (64, 33), (75, 100), (130, 20)])
+def test_agrees_with_product_and_recurrence(highway, directions, window, hidden, inputs):
+    windows = 9 if window[0] else 50
+    for ragged in (False, True):
+        check_case(
+            Case(3, windows, *window, inputs, directions, hidden, highway, ragged=ragged, initial=ragged, seed=hidden)
+        )
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        Case,
+        batch=st.integers(0, 5),
+        windows=st.integers(0, 12),
+        chunk=st.integers(1, 9),
+        lookahead=st.integers(0, 5),
+        inputs=st.integers(1, 70),
+        directions=st.integers(1, 2),
+        hidden=st.integers(1, 140),
+        highway=st.sampled_from(HIGHWAYS),
+        ragged=st.booleans(),
+        initial=st.booleans(),
+        seed=st.integers(0, 2**31),
+    )
+)
+def test_agrees_for_any_sizes(case):
+    check_case(case)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_agrees_over_many_blocks_of_frames(batch):
+    check_case(Case(batch, 900, inputs=70, hidden=70))
+    check_case(Case(batch, 70, 9, 4, inputs=70, hidden=70, highway="projected"))
+
+
+def run(input, weight, x, rest, window, parts=3):
+    return fused_layer(input, x, pack_weight(weight, rest[0].shape[0], parts), *rest, parts, **window)
+
+
+def test_padding_batch_mates_and_threads_change_nothing():
+    input, weight, x, (v, b, initial, _, alpha), window = Case(5, 300, inputs=64, hidden=96).draw()
+    lengths = torch.tensor([300, 17, 0, 299, 123])
+    for i, length in enumerate(lengths):
+        input[i, length:] = float("nan")
+        x[i, length:] = float("nan")
+    h, state = run(input, weight, x, (v, b, initial, lengths, alpha), window)
+    assert h.isfinite().all()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        again, again_state = run(input, weight, x, (v, b, initial, lengths, alpha), window)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(h, again)
+    assert torch.equal(state, again_state)
+    for i, length in enumerate(lengths):
+        alone, alone_state = run(
+            input[i : i + 1, :length], weight, x[i : i + 1, :length], (v, b, initial[i : i + 1], None, alpha), window
+        )
+        assert torch.equal(h[i, :length], alone[0])
+        assert torch.equal(state[i], alone_state[0])
+        assert not h[i, length:].any()
+
+
+def test_strides_do_not_matter():
+    input, weight, x, rest, window = Case(3, 20, inputs=40, hidden=20).draw()
+    expected = run(input, weight, x, rest, window)
+    for view in (lambda t: t.transpose(0, 1).contiguous().transpose(0, 1), lambda t: F.pad(t, (3, 5))[..., 3:-5]):
+        for got, want in zip(run(view(input), weight, view(x), rest, window), expected, strict=True):
+            assert torch.equal(got, want)
+
+
+def test_passes_opcheck():
+    input, weight, x, (v, b, initial, lengths, alpha), _ = Case(2, 9, hidden=70).draw()
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.sru_asr.pack_weight, (weight, 2, 3), test_utils=tests)
+    packed = pack_weight(weight, 2, 3)
+    arguments = (input, x, packed, v, b, initial, lengths, alpha, 3, 3, 0)
+    torch.library.opcheck(torch.ops.sru_asr.fused_layer, arguments, test_utils=tests)
+
+
+def test_float32_weights_are_rounded_as_torch_rounds():
+    weight = torch.randn(2 * 3 * 20, 40)
+    weight[0, :3] = torch.tensor([float("nan"), float("inf"), 1e-40])
+    got, want = pack_weight(weight, 2, 3), pack_weight(weight.bfloat16(), 2, 3)
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": torch.zeros(2, 6, 8)}, "input must be .* BFloat16, got .* of Float"),
+        ({"input": torch.zeros(2, 6, 80).bfloat16()}, "weight must be what pack_weight made"),
+        (
+            {"x": torch.zeros(2, 6, 2, 4).bfloat16()},
+            r"x must be \(batch, frames, directions, hidden\) = \(2, 6, 2, 5\)",
+        ),
+        ({"parts": 4}, "x must be None"),
+        ({"parts": 5}, "parts must be 3 or 4, got 5"),
+        ({"weight_c": torch.zeros(3, 2, 5)}, "weight_c must be .1 or 2 directions"),
+        ({"lengths": torch.tensor([7, 1])}, r"lengths\[0\] must lie between 0 and the 6 frames"),
+        ({"chunk": 4}, "whole windows"),
+    ],
+)
+def test_an_error_names_the_argument(change, message):
+    arguments = {
+        "input": torch.zeros(2, 6, 8).bfloat16(),
+        "x": torch.zeros(2, 6, 2, 5).bfloat16(),
+        "packed": pack_weight(torch.zeros(30, 8), 2, 3),
+        "weight_c": torch.zeros(2, 2, 5),
+        "bias": torch.zeros(2, 2, 5),
+        **change,
+    }
+    with pytest.raises(RuntimeError, match="sru_asr::fused_layer: .*" + message):
+        fused_layer(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.zeros(7, 8), 2, 3), r"weight must be \(directions \* parts \* hidden, inputs\)"),
+        ((torch.zeros(6, 8), 3, 3), "expected 1 or 2 directions"),
+        ((torch.zeros(6, 8).double(), 2, 3), "weight must be float32 or bfloat16, got Double"),
+    ],
+)
+def test_an_error_of_packing_names_the_argument(arguments, message):
+    with pytest.raises(RuntimeError, match="sru_asr::pack_weight: .*" + message):
+        pack_weight(*arguments)
+
+
+# Behind the module
+
+KINDS = {
+    "highway": {},
+    "encoder": {"layer_norm": True, "residual": True, "highway": False},
+    "projected": {"projection_size": 7},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("window", [(0, 0), (3, 2)])
+def test_the_module_agrees_with_its_training_form(kind, autocast, window, monkeypatch):
+    sru = SRU(24, 40, 3, batch_first=True, bidirectional=True, **KINDS[kind]).eval()
+    x, lengths = torch.randn(4, 30, 24), torch.tensor([30, 2, 0, 17])
+    if not autocast:
+        sru, x = sru.bfloat16(), x.bfloat16()
+    calls = []
+    monkeypatch.setattr("sru_asr.sru.fused_layer", lambda *a: calls.append(1) or fused_layer(*a))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected, expected_state = sru(x, None, lengths, *window)
+        assert not calls
+        with torch.inference_mode():
+            output, state = sru(x, None, lengths, *window)
+    assert len(calls) == 3
+    assert output.dtype == expected.dtype
+    for got, want in ((output, expected), (state, expected_state)):
+        assert (got - want).float().norm() < 0.01 * want.float().norm()
+
+
+def test_live_equals_offline_in_one_pass():
+    sru = SRU(48, 24, 3, batch_first=True, bidirectional=True).bfloat16().eval()
+    x = torch.randn(2, 23, 48).bfloat16()
+    with torch.inference_mode():
+        whole, _ = sru(x, chunk=4, lookahead=3)
+        pieces, state = [], None
+        for start in range(0, 23, 4):
+            output, state = sru.advance(x[:, start : start + 7], min(4, 23 - start), state)
+            pieces.append(output)
+    assert torch.equal(torch.cat(pieces, 1), whole)
+
+
+def output_of(module: SRULayer, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return module(x)[0]
+
+
+def test_weights_are_packed_once_and_again_when_they_change(monkeypatch):
+    calls = []
+    monkeypatch.setattr("sru_asr.sru.pack_weight", lambda *a: calls.append(1) or pack_weight(*a))
+    module, x = SRULayer(16, 16).bfloat16().eval(), torch.randn(1, 5, 16).bfloat16()
+    first = output_of(module, x)
+    assert torch.equal(output_of(module, x), first)
+    assert len(calls) == 1
+    other = SRULayer(16, 16).bfloat16().eval()
+    changes = {
+        "in place": lambda: module.weight.mul_(2),
+        "loaded": lambda: module.load_state_dict(other.state_dict()),
+        "replaced": lambda: setattr(module, "weight", torch.nn.Parameter(torch.zeros_like(module.weight))),
+        "data replaced": lambda: setattr(module.weight, "data", torch.ones_like(module.weight)),
+        "data changed, then eval()": lambda: (module.weight.data.mul_(3), module.eval()),
+    }
+    seen = [first]
+    for name, change in changes.items():
+        with torch.no_grad():
+            change()
+        seen.append(output_of(module, x))
+        fresh = SRULayer(16, 16).bfloat16().eval()
+        fresh.load_state_dict(module.state_dict())
+        assert torch.equal(seen[-1], output_of(fresh, x)), name
+        assert not torch.equal(seen[-1], seen[-2]), name
+
+
+def test_while_training_weights_are_packed_in_every_call(monkeypatch):
+    module, x = SRULayer(16, 16).bfloat16().train(), torch.randn(1, 5, 16).bfloat16()
+    first = output_of(module, x)
+    module.weight.data.mul_(2)
+    assert not torch.equal(output_of(module, x), first)
+
+
+def test_pickles_hold_no_packed_weights():
+    module = SRULayer(16, 16).bfloat16().eval()
+    output_of(module, torch.randn(1, 5, 16).bfloat16())
+    assert module._packed is not None
+    assert module.__getstate__()["_packed"] is None
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_whole(backend):
+    torch.compiler.reset()
+    sru = SRU(16, 8, 2, batch_first=True, bidirectional=True).eval()
+    compiled = torch.compile(sru, fullgraph=True, backend=backend)
+    x, lengths = torch.randn(3, 9, 16), torch.tensor([9, 0, 4])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want, got = sru(x, None, lengths, 2, 1)[0], compiled(x, None, lengths, 2, 1)[0]
+        assert (want - got).float().norm() <= 0.01 * want.float().norm()
+        with torch.no_grad():
+            sru.layers[0].weight.mul_(2)
+        assert not torch.equal(compiled(x, None, lengths, 2, 1)[0], got)
