@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,23 @@ class DataConfig:
     workers: int = -1
     vocab_size: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.max_batch_seconds < math.inf:
+            raise ValueError(f"data max_batch_seconds must be above 0, found {self.max_batch_seconds}")
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ValueError(
+                "data min_seconds must be at least 0 and below max_seconds, "
+                f"found {self.min_seconds} and {self.max_seconds}"
+            )
+        if not self.speeds or not all(0.1 <= speed <= 10 for speed in self.speeds):
+            raise ValueError(
+                f"data speeds must be factors from 0.1 to 10, found {list(self.speeds)}; [1.0] leaves audio as it is"
+            )
+        if self.vocab_size < 0:
+            raise ValueError(
+                f"data vocab_size must be a number of tokens, or 0 for characters, found {self.vocab_size}"
+            )
+
 
 def training_parser(name: str, description: str | None, **defaults: Any) -> ArgumentParser:
     """The options of a recipe's train.py; the recipe adds its own, such as --corpus-dir.
@@ -93,20 +112,23 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
         instantiate=False,
         skip=_TRAINER_ARGUMENTS_OF_OURS,
     )
+    for action in parser._actions:  # Lightning's docstrings are written for Sphinx
+        if action.dest.startswith("trainer.") and action.help:
+            action.help = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`|`{1,2}(.+?)`{1,2}", r"\1\2", action.help)
     parser.set_defaults({"trainer.max_epochs": 50, "trainer.gradient_clip_val": 5.0, "trainer.log_every_n_steps": 10})
     parser.set_defaults({key.replace("__", "."): value for key, value in defaults.items()})
     return parser
 
 
-def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Evaluation | None:
+def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[Path]]]) -> Evaluation | None:
     """Train, measure on the development set, and say where the checkpoint is.
 
     A run that was stopped, by whatever, goes on from its last checkpoint when the same command is given again.
 
     Args:
-        args: what `training_parser` parsed.
-        prepare: makes the manifests; returns their paths by split, `train` and `dev` among them. What a split has
-            several of is put together.
+        parser: of `training_parser`.
+        prepare: makes the manifests, given the parsed options; returns their paths by split, `train` and `dev` among
+            them. What a split has several of is put together.
 
     Returns:
         The evaluation on `dev` (on rank 0; None elsewhere).
@@ -114,24 +136,29 @@ def train(args: Namespace, prepare: Callable[[], dict[str, list[Path]]]) -> Eval
     Raises:
         ValueError: faults in the data or the settings, named.
     """
+    args = parser.parse_args()
+    model = None if args.init_from is None else _given_model(args, parser.get_defaults())
+    config = ModelConfig(**args.model.as_dict())
+    optimizer = OptimizerConfig(**args.optimizer.as_dict())
+    data = DataConfig(**args.data.as_dict())
     output: Path = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
     _quieten()
     keep_freed_memory()
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
-        manifests = prepare()
+        manifests = prepare(args)
         _settle(args, manifests, output)
     train_cuts, dev_cuts = (
         CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
     )
     pl.seed_everything(args.seed, verbose=False)
-    model = _initial_model(args, train_cuts)
-    data = DataConfig(**args.data.as_dict())
+    if model is None:
+        model = _new_model(config, data, train_cuts)
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
     last = output / LAST_CHECKPOINT
-    task = SpeechTask(model, OptimizerConfig(**args.optimizer.as_dict()), args.seed)
+    task = SpeechTask(model, optimizer, args.seed)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
         default_root_dir=output,
@@ -307,15 +334,32 @@ def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> 
     path.write_text(json.dumps(wanted, indent=1))
 
 
-def _initial_model(args: Namespace, train_cuts: CutSet) -> Recognizer:
-    if args.init_from is not None:
-        return load_model(args.init_from)
+def _given_model(args: Namespace, defaults: Namespace) -> Recognizer:
+    """Load what `--init-from` names, and have `args` say what it is; options that ask for another one are refused."""
+    model = load_model(args.init_from)
+    vocab_size = 0 if isinstance(model.tokenizer, CharTokenizer) else model.tokenizer.vocab_size
+    found = {f"model.{name}": value for name, value in asdict(model.config).items()} | {"data.vocab_size": vocab_size}
+    refused = [
+        f"--{name} {args[name]} (it has {value})"
+        for name, value in found.items()
+        if args[name] not in (value, defaults[name])
+    ]
+    if refused:
+        raise ValueError(
+            f"--init-from {args.init_from} brings architecture and tokenizer of its own: leave out {', '.join(refused)}"
+        )
+    for name, value in found.items():
+        args[name] = value
+    return model.train()
+
+
+def _new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet) -> Recognizer:
     tokenizer: Tokenizer = CharTokenizer()
-    if args.data.vocab_size:
+    if data.vocab_size:
         texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
-        tokenizer = SentencePieceTokenizer.train(texts, args.data.vocab_size)
-    model = Recognizer(ModelConfig(**args.model.as_dict()), tokenizer)
-    _measure_features(model, train_cuts, args.data.max_batch_seconds)
+        tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size)
+    model = Recognizer(config, tokenizer)
+    _measure_features(model, train_cuts, data.max_batch_seconds)
     return model
 
 

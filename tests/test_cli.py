@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sru_asr.text import CharTokenizer
 
 # What a process prints waits in a buffer until it is flushed.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+RECIPES = Path(__file__).parents[1] / "recipes"
 COMMANDS = ["transcribe", "evaluate", "info"]
 
 
@@ -341,6 +343,25 @@ assert not sys.modules.keys() & {{"torch", "numpy", "lhotse", "rich", "soundfile
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: sru-asr") == 4
     assert f"sru-asr {__version__}\n" in done.stdout
+
+
+# Scripts of recipes
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("prepare.py", "--subset", "mini", "--download-dir", "a.wav/downloads"),
+        ("evaluate.py", "--download-dir", "a.wav/downloads"),
+        ("train.py", "--output-dir", "a.wav/run"),
+    ],
+)
+def test_recipes_end_with_a_message_where_they_cannot_write(command):
+    script = RECIPES / "librispeech" / command[0]
+    done = subprocess.run([sys.executable, script, *command[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno 20] Not a directory: 'a.wav/")
+    assert len(done.stderr.splitlines()) == 1
 
 
 # Early ends

@@ -1,9 +1,11 @@
 """Training as a user runs it: in a process of its own, killed, resumed, and spread over two processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,10 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from sru_asr import recipe
 from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.text import CharTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +32,15 @@ def main():
         "tiny", "test", trainer__max_epochs=2, data__max_batch_seconds=4.0, data__workers=0,
         model__hidden_size=16, model__num_layers=2, model__channels=4,
     )
-    args = parser.parse_args()
-    recipe.train(args, lambda: {split: [Path(__file__).parent / f"{split}.jsonl.gz"] for split in ("train", "dev")})
+    folder = Path(__file__).parent
+    recipe.train(parser, lambda args: {split: [folder / f"{split}.jsonl.gz"] for split in ("train", "dev")})
 
 die_at, steps, step = int(os.environ.get("DIE_AT", -1)), 0, SpeechTask.training_step
 
 def deadly(self, batch, batch_idx):
     global steps
     steps += 1
+    assert self.model.training
     if steps == die_at and os.environ.get("LOCAL_RANK", "0") in os.environ.get("DIE_RANKS", "0").split():
         os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_BY", "SIGKILL")))
     return step(self, batch, batch_idx)
@@ -164,6 +170,40 @@ def test_fine_tuning_starts_from_the_given_weights(corpus: Path, whole: Path, tm
     assert result.returncode == 0, result.stderr
     for name, tensor in _weights(whole).items():
         torch.testing.assert_close(_weights(tmp_path)[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: Path) -> None:
+    """Whatever a recipe's own defaults are; what was asked for besides used to be recorded and ignored."""
+    config = ModelConfig(channels=4, hidden_size=16, num_layers=2)
+    Recognizer(config, CharTokenizer()).save(tmp_path / "model.safetensors")
+    parser = recipe.training_parser("tiny", None, model__num_layers=3, data__vocab_size=120)
+    options = ["--init-from", str(tmp_path), "--model.hidden_size", "16"]
+    args = parser.parse_args(options)
+    assert recipe._given_model(args, parser.get_defaults()).training
+    assert args.model.as_dict() == asdict(config)
+    assert args.data.vocab_size == 0
+    args = parser.parse_args([*options, "--model.channels", "8", "--data.vocab_size", "50"])
+    with pytest.raises(ValueError, match=r"leave out --model.channels 8 \(it has 4\), --data.vocab_size 50 \(it has 0"):
+        recipe._given_model(args, parser.get_defaults())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"speeds": ()}, r"speeds must be factors .* found \[\]"),
+        ({"speeds": (1.0, 0.0)}, r"speeds must be factors .* found \[1.0, 0.0\]"),
+        ({"max_batch_seconds": -5}, "max_batch_seconds must be above 0, found -5"),
+        ({"min_seconds": 50}, "below max_seconds, found 50 and 40.0"),
+        ({"vocab_size": -1}, "vocab_size must be .* found -1"),
+    ],
+)
+def test_data_settings_that_mean_nothing(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe.DataConfig(**settings)
+
+
+def test_help_is_for_readers_not_for_sphinx() -> None:
+    assert not re.search(":[a-z]+:`|``", recipe.training_parser("tiny", None).format_help())
 
 
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])

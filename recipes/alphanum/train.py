@@ -27,8 +27,10 @@ def main() -> None:
         "--corpus-dir", type=Path, default=ROOT / "data/alphanum", help="as data/alphanum/make.py writes it"
     )
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="where manifests go")
-    args = parser.parse_args()
-    train(args, lambda: {split: [path] for split, path in prepare(args.corpus_dir, args.prepared_dir).items()})
+    train(
+        parser,
+        lambda args: {split: [path] for split, path in prepare(args.corpus_dir, args.prepared_dir).items()},
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ example: python recipes/an4/train.py --corpus-dir ~/corpora/an4 --output-dir run
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from prepare import ROOT, prepare
@@ -25,9 +26,8 @@ def main() -> None:
     parser.add_argument("--an4-only", action="store_true", help="do not train on data/alphanum as well")
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
-    args = parser.parse_args()
 
-    def manifests() -> dict[str, list[Path]]:
+    def manifests(args: Namespace) -> dict[str, list[Path]]:
         found = prepare(args.corpus_dir, args.prepared_dir / "an4", args.download_dir)
         splits = {split: [path] for split, path in found.items()}
         if not args.an4_only:
@@ -35,7 +35,7 @@ def main() -> None:
             splits["train"].append(alphanum["train"])
         return splits
 
-    train(args, manifests)
+    train(parser, manifests)
 
 
 if __name__ == "__main__":

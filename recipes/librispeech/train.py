@@ -4,6 +4,7 @@ example: python recipes/librispeech/train.py --subset mini
 example: torchrun --nproc-per-node 4 recipes/librispeech/train.py --subset 960 --trainer.devices 4
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 from prepare import ROOT, SUBSETS, prepare
@@ -27,14 +28,13 @@ def main() -> None:
     parser.add_argument("--corpus-dir", type=Path, help="LibriSpeech or its parent, if you have it (default: fetch it)")
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
-    args = parser.parse_args()
-    prepared = args.prepared_dir / f"librispeech-{args.subset}"
 
-    def manifests() -> dict[str, list[Path]]:
+    def manifests(args: Namespace) -> dict[str, list[Path]]:
+        prepared = args.prepared_dir / f"librispeech-{args.subset}"
         found = prepare(args.corpus_dir, prepared, args.download_dir, args.subset)
         return {split: [path] for split, path in found.items()}
 
-    train(args, manifests)
+    train(parser, manifests)
 
 
 if __name__ == "__main__":
