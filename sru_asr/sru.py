@@ -257,13 +257,16 @@ class SRU(nn.Module):
             return PackedSequence(packed.data, packed.batch_sizes, order, input.unsorted_indices), state
         self._check_input(input, 2, 3)
         if input.dim() == 2:
-            batch_state = None if state is None else state.unsqueeze(1)
+            batch_state = state.unsqueeze(1) if isinstance(state, Tensor) else state
             output, state = self._whole(input.unsqueeze(0), batch_state, lengths, chunk, lookahead)
             return output.squeeze(0), state.squeeze(1)
         if self.batch_first:
             return self._whole(input, state, lengths, chunk, lookahead)
         output, state = self._whole(input.transpose(0, 1), state, lengths, chunk, lookahead)
         return output.transpose(0, 1), state
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: for code written for `nn.LSTM`, whose parameters cuDNN wants in one piece."""
 
     def advance(
         self, window: Tensor, chunk: int, state: Tensor | None = None, lengths: Tensor | None = None
@@ -300,6 +303,9 @@ class SRU(nn.Module):
             return self._layers(x, state, lengths, 0, 0)
         if lengths is None:
             lengths = torch.full((batch,), frames, device=x.device)
+        elif lengths.device.type == "cpu" and not torch.compiler.is_compiling() and (lengths > frames).any():
+            # The operator sees the frames that fill the last window, too.
+            raise ValueError(f"expected lengths of at most the {frames} frames there are, found {lengths.tolist()}")
         output, state = self._layers(unfold(x, chunk, lookahead), state, lengths, chunk, lookahead)
         return fold(output, chunk, lookahead, frames), state
 
@@ -328,6 +334,10 @@ class SRU(nn.Module):
             )
 
     def _check_state(self, state: Tensor, directions: int, batch: int) -> None:
+        if not isinstance(state, Tensor):
+            raise ValueError(
+                f"expected the state as one tensor (an SRU has no second one, as nn.LSTM has), found {type(state).__name__}"
+            )
         expected = (self.num_layers * directions, batch, self.hidden_size)
         if state.shape != expected:
             raise ValueError(

@@ -457,6 +457,10 @@ def test_settings_that_mean_nothing(settings, message):
         ({"input": pack_sequence([torch.zeros(5, 7)])}, "the last 6 wide"),
         ({"state": torch.zeros(2, 2, 4)}, r"state of shape \(4, 2, 4\) .*found \(2, 2, 4\)"),
         ({"state": torch.zeros(4, 1, 4)}, r"state of shape \(4, 2, 4\) .*found \(4, 1, 4\)"),
+        ({"state": (torch.zeros(4, 2, 4), torch.zeros(4, 2, 4))}, "the state as one tensor .* found tuple"),
+        ({"input": torch.zeros(5, 6), "state": (torch.zeros(4, 4),)}, "the state as one tensor .* found tuple"),
+        # of windows that end behind the input, which the operator takes for frames
+        ({"lengths": torch.tensor([5, 6]), "chunk": 2, "lookahead": 3}, r"at most the 5 frames .* found \[5, 6\]"),
         ({"chunk": -1}, "expected chunk >= 1 .*found -1 and 0"),
         ({"lookahead": 3}, "expected chunk >= 1 .*found 0 and 3"),
         ({"chunk": 2, "lookahead": -3}, "expected chunk >= 1 .*found 2 and -3"),
