@@ -336,7 +336,8 @@ class SRU(nn.Module):
     def _check_state(self, state: Tensor, directions: int, batch: int) -> None:
         if not isinstance(state, Tensor):
             raise ValueError(
-                f"expected the state as one tensor (an SRU has no second one, as nn.LSTM has), found {type(state).__name__}"
+                "expected the state as one tensor (there is no second one as in nn.LSTM), "
+                f"found {type(state).__name__}"
             )
         expected = (self.num_layers * directions, batch, self.hidden_size)
         if state.shape != expected:
