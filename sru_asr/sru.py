@@ -336,8 +336,7 @@ class SRU(nn.Module):
     def _check_state(self, state: Tensor, directions: int, batch: int) -> None:
         if not isinstance(state, Tensor):
             raise ValueError(
-                "expected the state as one tensor (there is no second one as in nn.LSTM), "
-                f"found {type(state).__name__}"
+                f"expected the state as one tensor (there is no second one as in nn.LSTM), found {type(state).__name__}"
             )
         expected = (self.num_layers * directions, batch, self.hidden_size)
         if state.shape != expected:
