@@ -50,23 +50,33 @@ def small(tmp_path) -> Path:
     return tmp_path
 
 
+def test_part_of_the_training_utterances(small, tmp_path):
+    lines = (small / "transcripts.tsv").read_text().splitlines(keepends=True)
+    second = lines[1].replace("af_alloy-0000", "af_alloy-0001")
+    (small / "transcripts.tsv").write_text("".join([*lines, second]))
+    shutil.copy(small / "audio" / "af_alloy-0000.opus", small / "audio" / "af_alloy-0001.opus")
+    found = recipe.prepare(small, tmp_path / "out", 1)
+    assert [cut.id for cut in lhotse.load_manifest(found["train"])] == ["af_alloy-0000"]
+    assert [len(lhotse.load_manifest(found[split])) for split in ("dev", "test")] == [1, 1]
+
+
 def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):
     cuts = {split: lhotse.load_manifest(path) for split, path in manifests.items()}
-    assert {split: len(part) for split, part in cuts.items()} == {"train": 1000, "dev": 50, "test": 150}
+    assert {split: len(part) for split, part in cuts.items()} == {"train": 1500, "dev": 50, "test": 150}
 
     rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()[1:]]
     listed = {(name, voice, text) for name, voice, _, text in rows}
     prepared = [
         (cut.id, said.speaker, said.text) for part in cuts.values() for cut in part for said in cut.supervisions
     ]
-    assert len(prepared) == len(rows) == 1200
+    assert len(prepared) == len(rows) == 1700
     assert set(prepared) == listed
 
     split_of = {
         split: {voice for cut in part for said in cut.supervisions for voice in maker.parts(said.speaker)}
         for split, part in cuts.items()
     }
-    assert sum("+" in voice for _, voice, _ in listed) == 500
+    assert sum("+" in voice for _, voice, _ in listed) == 1000
     assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(maker.VOICES, 1)
     assert split_of["test"] == recipe.TEST_VOICES
     assert split_of["dev"] == recipe.DEV_VOICES

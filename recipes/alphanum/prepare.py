@@ -30,12 +30,13 @@ TEXT = re.compile(r"[A-Z']+( [A-Z']+)*")
 TOLERANCE_SECONDS = 0.001  # of durations that the transcripts give to the millisecond
 
 
-def prepare(corpus_dir: Path, output_dir: Path) -> dict[str, Path]:
+def prepare(corpus_dir: Path, output_dir: Path, most_train: int | None = None) -> dict[str, Path]:
     """Writes the copies that are not there yet, and the manifests anew.
 
     Args:
         corpus_dir: The folder of `transcripts.tsv` and `audio`.
         output_dir: Where manifests and copies go.
+        most_train: Take so many of the utterances to train on, the first ones; None for all.
 
     Returns:
         The manifests under "train", "dev" and "test", which have no voice in common.
@@ -46,6 +47,7 @@ def prepare(corpus_dir: Path, output_dir: Path) -> dict[str, Path]:
     """
     utterances = list(_read(corpus_dir.resolve()))
     splits = {split: [u for u in utterances if split_of(u.speaker) == split] for split in ("train", "dev", "test")}
+    splits["train"] = splits["train"][:most_train]
     if empty := [split for split, part in splits.items() if not part]:
         raise ValueError(
             f"{corpus_dir}: expected utterances for train, dev and test, found none for {' and '.join(empty)}. "

@@ -17,7 +17,7 @@ def main() -> None:
     parser = training_parser(
         "alphanum",
         __doc__,
-        trainer__max_epochs=45,
+        trainer__max_epochs=32,
         data__max_batch_seconds=24.0,
         data__vocab_size=120,
         model__hidden_size=192,

@@ -16,6 +16,8 @@ from sru_asr.cli import run
 sys.path.append(str(ROOT / "recipes"))
 from alphanum.prepare import prepare as prepare_alphanum
 
+SYNTHETIC_UTTERANCES = 1000  # about as much speech as AN4 has; more would take its share of the steps
+
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
@@ -31,7 +33,8 @@ def main() -> None:
         found = prepare(args.corpus_dir, args.prepared_dir / "an4", args.download_dir)
         splits = {split: [path] for split, path in found.items()}
         if not args.an4_only:
-            alphanum = prepare_alphanum(ROOT / "data/alphanum", args.prepared_dir / "alphanum")
+            name = f"alphanum-{SYNTHETIC_UTTERANCES}"
+            alphanum = prepare_alphanum(ROOT / "data/alphanum", args.prepared_dir / name, SYNTHETIC_UTTERANCES)
             splits["train"].append(alphanum["train"])
         return splits
 
