@@ -31,6 +31,8 @@ class SRULayer(nn.Module):
         rescale: scale the highway by sqrt(1 + 2 exp(highway_bias)), which keeps the variance of layers at
             initialisation (section 3.2).
         projection_size: factorise the matrix through this many dimensions; 0 for no factorisation.
+        device: of the parameters.
+        dtype: of the parameters.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class SRULayer(nn.Module):
         highway_bias: float = 0.0,
         rescale: bool = True,
         projection_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.input_size = input_size
@@ -54,13 +58,15 @@ class SRULayer(nn.Module):
         self.parts = 4 if highway and input_size != self.output_size else 3
         self.input_is_highway = highway and self.parts == 3
         self.alpha = math.sqrt(1 + 2 * math.exp(highway_bias)) if highway and rescale else 1.0
-        self.norm = nn.LayerNorm(input_size) if layer_norm else None
-        self.projection = nn.Parameter(torch.empty(projection_size, input_size)) if projection_size else None
-        self.weight = nn.Parameter(
-            torch.empty(self.directions * self.parts * hidden_size, projection_size or input_size)
-        )
-        self.weight_c = nn.Parameter(torch.empty(self.directions, 2, hidden_size))
-        self.bias = nn.Parameter(torch.empty(self.directions, 2, hidden_size))
+        self.norm = nn.LayerNorm(input_size, device=device, dtype=dtype) if layer_norm else None
+
+        def parameter(*sizes: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(sizes, device=device, dtype=dtype))
+
+        self.projection = parameter(projection_size, input_size) if projection_size else None
+        self.weight = parameter(self.directions * self.parts * hidden_size, projection_size or input_size)
+        self.weight_c = parameter(self.directions, 2, hidden_size)
+        self.bias = parameter(self.directions, 2, hidden_size)
         self._packed: tuple[Tensor, int, Tensor] | None = None  # the weight, its version, and what was made of it
         self.reset_parameters()
 
@@ -145,7 +151,8 @@ class SRU(nn.Module):
     """A stack of SRU layers, called as `torch.nn.LSTM` is, but with one state tensor instead of two.
 
     Everything is a keyword that `nn.LSTM` does not have beyond `bidirectional`. Besides (batch, frames, width) tensors
-    it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does.
+    it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does. `torch.compile`
+    takes all of it whole but PackedSequences, which torch itself cannot trace: give it padded tensors and `lengths`.
 
     Args:
         input_size: width of the input.
@@ -161,6 +168,8 @@ class SRU(nn.Module):
         highway_bias: see :class:`SRULayer`.
         rescale: see :class:`SRULayer`.
         projection_size: see :class:`SRULayer`.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Example:
         >>> sru = SRU(80, 256, num_layers=4, batch_first=True, bidirectional=True)
@@ -184,6 +193,8 @@ class SRU(nn.Module):
         highway_bias: float = 0.0,
         rescale: bool = True,
         projection_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if num_layers < 1 or input_size < 1 or hidden_size < 1:
@@ -209,6 +220,8 @@ class SRU(nn.Module):
                 highway_bias=highway_bias,
                 rescale=rescale,
                 projection_size=projection_size,
+                device=device,
+                dtype=dtype,
             )
             for i in range(num_layers)
         )

@@ -363,6 +363,12 @@ def test_gradcheck(window):
     assert torch.autograd.gradcheck(call, (x, state, *sru.parameters()), fast_mode=True)
 
 
+def test_parameters_are_made_as_asked_for():
+    sru = SRU(6, 4, 2, bidirectional=True, layer_norm=True, projection_size=3, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in sru.parameters()} == {("meta", torch.float64)}
+    sru.flatten_parameters()
+
+
 def test_state_dict_round_trip():
     sru = randomize(SRU(10, 8, 2, batch_first=True, **KINDS["all"]))
     copy = SRU(10, 8, 2, batch_first=True, **KINDS["all"])
