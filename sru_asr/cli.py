@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -301,6 +302,9 @@ def run(work: Callable[[], T]) -> T:
         return work()
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.exit(OK)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is left to do", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, BuildError) as error:
         if os.environ.get("SRU_ASR_DEBUG"):
             raise

@@ -364,6 +364,16 @@ def test_recipes_end_with_a_message_where_they_cannot_write(command):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_script_of_a_recipe_that_is_interrupted_says_so(capsys):
+    def work():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(work)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on with what is left to do\n"
+
+
 # Early ends
 
 
