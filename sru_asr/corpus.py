@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
@@ -81,7 +81,7 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")  # lhotse tells the format by the ending
     seen = set()
-    with ThreadPool(N_THREADS) as pool, CutSet.open_writer(part) as writer:
+    with threads() as pool, CutSet.open_writer(part) as writer:
         for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):
             if cut.id in seen:
                 raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
@@ -90,6 +90,20 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     part.replace(path)
     logger.info("%s: %d utterances", path, len(utterances))
     return len(utterances)
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPool]:
+    """Threads that read files, all gone when this ends.
+
+    Left alone after Ctrl-C, one that is inside a C++ library while Python ends would abort the process.
+    """
+    pool = ThreadPool(N_THREADS)
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        pool.join()
 
 
 def undecodable(paths: Iterable[str], decoded: Path) -> dict[str, str]:
@@ -129,7 +143,7 @@ def undecodable(paths: Iterable[str], decoded: Path) -> dict[str, str]:
             return {}
         print(f"audio files to decode once, to find damaged ones: {len(new)}", file=sys.stderr, flush=True)
         faults = {}
-        pool = stack.enter_context(ThreadPool(N_THREADS))
+        pool = stack.enter_context(threads())
         results = zip(new.items(), pool.imap(fault, new, chunksize=8), strict=True)
         for (path, state), found in _progress(results, "decoding", len(new)):
             if found:

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lhotse.cut import Cut, MixedCut
 from lhotse.cut.set import deserialize_cut
 
 from sru_asr.audio import AudioError, header
-from sru_asr.corpus import N_THREADS, undecodable, whole_file
+from sru_asr.corpus import threads, undecodable, whole_file
 from sru_asr.text import Tokenizer, normalize
 
 MAX_FAULTS_SHOWN = 20
@@ -96,7 +95,7 @@ def validate(
             found += _text_faults(text, tokenizer)
         return [f"{describe(cut)}: {fault}" for fault in found]
 
-    with ThreadPool(N_THREADS) as pool:
+    with threads() as pool:
         faults = [fault for found in pool.imap(check, cuts, chunksize=64) for fault in found]
     first: dict[str, Cut] = {}
     for cut in cuts:
@@ -161,7 +160,7 @@ def _read(path: str | Path, open_files: bool) -> tuple[CutSet, list[str]]:
 
     cuts: list[Cut] = []
     faults: list[str] = []
-    with ThreadPool(N_THREADS) as pool:
+    with threads() as pool:
         for entry in pool.imap(partial(_parse, path=path, open_files=open_files), numbered, chunksize=64):
             (faults if isinstance(entry, str) else cuts).append(entry)
     return CutSet.from_cuts(cuts), faults

@@ -3,7 +3,10 @@
 import importlib.util
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +61,19 @@ def test_part_of_the_training_utterances(small, tmp_path):
     found = recipe.prepare(small, tmp_path / "out", 1)
     assert [cut.id for cut in lhotse.load_manifest(found["train"])] == ["af_alloy-0000"]
     assert [len(lhotse.load_manifest(found[split])) for split in ("dev", "test")] == [1, 1]
+
+
+def test_ctrl_c_while_audio_is_decoded_ends_it_with_a_line(tmp_path):
+    """Threads in the middle of a C++ library used to abort the process."""
+    command = [sys.executable, recipe.ROOT / "recipes/alphanum/prepare.py", "--output-dir", tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.glob("audio/*.flac"))) < 20:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.endswith("stopped; the same command goes on with what is left to do\n")
 
 
 def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):

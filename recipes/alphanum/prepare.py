@@ -8,13 +8,12 @@ import argparse
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import soundfile
 
 from sru_asr.cli import run
-from sru_asr.corpus import N_THREADS, Utterance, numbered_lines, write_cuts
+from sru_asr.corpus import Utterance, numbered_lines, threads, write_cuts
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/alphanum/prepare.py --output-dir /tmp/alphanum"
@@ -55,7 +54,7 @@ def prepare(corpus_dir: Path, output_dir: Path, most_train: int | None = None) -
             "train all others."
         )
     manifests = {split: output_dir / f"{split}.jsonl.gz" for split in splits}
-    with ThreadPool(N_THREADS) as pool:
+    with threads() as pool:
         for split, path in manifests.items():
             write_cuts(pool.starmap(_decoded, [(u, output_dir / "audio") for u in splits[split]]), path)
     return manifests
