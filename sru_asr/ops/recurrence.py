@@ -77,7 +77,7 @@ def recurrence(
 
 
 def kernel_name() -> str:
-    """Name of the instruction set whose kernels run: baseline, avx2 or avx512."""
+    """Name of the instruction set whose kernels run: baseline, avx2, avx512, avx512_bf16 or amx."""
     return torch.ops.sru_asr.kernel_name()
 
 
