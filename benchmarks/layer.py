@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -43,10 +44,14 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def medians(candidates: Candidates, repetitions: int) -> dict[str, float]:
-    """Milliseconds of each; they take turns, so that what else the machine does meets all of them."""
+    """Milliseconds of each; they take turns, so that what else the machine does meets all of them.
+
+    The order of a turn is random: what a candidate leaves in the caches meets them all, too.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    order = random.Random(SEED)
     for repetition in range(WARM_UP + repetitions):
-        for name, function in candidates.items():
+        for name, function in order.sample(list(candidates.items()), len(candidates)):
             start = time.perf_counter()
             function()
             if repetition >= WARM_UP:

@@ -85,10 +85,11 @@ struct VectorProduct {
 };
 
 #if defined(__AMX_BF16__)
-// Two tiles of rows by two of columns, over a depth that keeps the tiles of the weights in L1 while the rows go by.
+// Two tiles of rows by two of columns, over a depth that keeps the tiles of the weights in L1 while the rows go by. Those are
+// read once for each pair, so they are loaded with the hint that keeps them from pushing the weights out.
 struct TileProduct {
   static constexpr int kRows = 2 * kTile;
-  static constexpr int64_t kSteps = 8;  // of kDepth inputs between storing the sums
+  static constexpr int64_t kMostSteps = 20;  // of kDepth inputs between storing the sums: 40 KB of weights
 
   static void pack(void* to, const bfloat16* const* from, int64_t inputs) {
     for (int64_t r = 0; r < kRows; ++r) {
@@ -122,9 +123,10 @@ struct TileProduct {
   static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
                        float* product) {
     const int64_t steps = inputs / kDepth;
+    const int64_t together = ceil_div(steps, ceil_div(steps, kMostSteps));
     for (int64_t pair = 0; pair < pairs; ++pair)
-      for (int64_t begin = 0; begin < steps; begin += kSteps) {
-        const int64_t count = steps - begin < kSteps ? steps - begin : kSteps;
+      for (int64_t begin = 0; begin < steps; begin += together) {
+        const int64_t count = steps - begin < together ? steps - begin : together;
         const char* b = reinterpret_cast<const char*>(weight) + (pair * steps + begin) * 2 * kTileBytes;
         // The next pair's weights come from afar, and are wanted in L2: a share of them with each group of rows.
         const int64_t lines = ceil_div(2 * kTile, row_groups);
@@ -149,12 +151,12 @@ struct TileProduct {
           for (int64_t step = 0; step < count; ++step) {
             const char* const here = b + step * 2 * kTileBytes;
             for (int64_t line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-            load<4>(a + step * 2 * kTileBytes);
+            load_once<4>(a + step * 2 * kTileBytes);
             load<6>(here);
             _tile_dpbf16ps(0, 4, 6);
             load<7>(here + kTileBytes);
             _tile_dpbf16ps(1, 4, 7);
-            load<5>(a + step * 2 * kTileBytes + kTileBytes);
+            load_once<5>(a + step * 2 * kTileBytes + kTileBytes);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
           }
@@ -171,6 +173,11 @@ struct TileProduct {
   template <int Register>
   static SRU_ASR_INLINE void load(const void* from) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
+  }
+  // What is not wanted again soon: it does not push the weights out of L1.
+  template <int Register>
+  static SRU_ASR_INLINE void load_once(const void* from) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
   }
   template <int Register>
   static SRU_ASR_INLINE void store(void* to) {
