@@ -8,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import Precision
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from sru_asr.ctc import ctc_loss
@@ -107,7 +109,8 @@ class SpeechTask(pl.LightningModule):
             [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=settings.learning_rate,
             betas=(0.9, settings.beta2),
-            fused=True,
+            # float16 needs losses scaled, and that undone before gradients are clipped: not by the optimizer.
+            fused=self.trainer.precision != "16-mixed",
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -117,6 +120,21 @@ class SpeechTask(pl.LightningModule):
             cycle_momentum=False,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, but in `bf16-mixed`, too.
+
+        There it refuses optimizers that could undo a scaling of the loss, although bfloat16 has none.
+        """
+        plugin = self.trainer.precision_plugin
+        clip = Precision.clip_gradients if self.trainer.precision == "bf16-mixed" else type(plugin).clip_gradients
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        clip(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note how far the epoch has come, for the sampler to go on from there."""

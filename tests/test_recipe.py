@@ -102,6 +102,16 @@ def test_run_has_the_batches_the_tests_count_on(whole: Path) -> None:
     assert any((whole / "tensorboard").iterdir())
 
 
+def test_bfloat16_trains_close_to_float32(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """Lightning refused: it takes a fused optimizer for one that scales losses."""
+    result = _train(corpus, tmp_path, "--trainer.precision", "bf16-mixed")
+    assert result.returncode == 0, result.stderr
+    expected, found = _weights(whole), _weights(tmp_path)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.nn.functional.cosine_similarity(found[name].flatten(), tensor.flatten(), dim=0) > 0.99, name
+
+
 @pytest.mark.parametrize("die_at", [5, BATCHES + 1, BATCHES + 4], ids=["first epoch", "between", "second epoch"])
 def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Path, die_at: int) -> None:
     killed = _train(corpus, tmp_path, "--checkpoint-steps", "3", DIE_AT=str(die_at))
