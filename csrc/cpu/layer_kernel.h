@@ -18,11 +18,12 @@ struct FusedLayer {
   enum class Highway { none, input, part };
 
   static constexpr int64_t kBlockRows = kBlock / Product::kRows * Product::kRows;
+  static constexpr int kProducts = Product::kInterleaved ? 2 : 1;  // one is walked over while the next comes about
   static constexpr int64_t kKeptBytes = 1 << 19;  // of rows, for all groups to pass over while they stay in L2
 
   // What a group of columns carries from frame to frame, padded with zeros to a whole group.
   struct alignas(64) Chain {
-    float weights[4][kGroup];  // v_forget, v_reset, b_forget, b_reset
+    float weights[4][kGroup];  // v_forget, v_reset, b_forget, b_reset, times kBinary
     float main[kGroup];        // the state after the last chunk
     float now[kGroup];         // the state after the last frame
   };
@@ -37,10 +38,66 @@ struct FusedLayer {
     return left < 0 ? 0 : left < size() ? left : size();
   }
 
-  // The recurrence over a block of rows of one group.
+  static SRU_ASR_INLINE V load(const bfloat16* from, int count) {
+    if (__builtin_expect(count == N, 1)) return Lane<bfloat16, N>::load(from);
+    bfloat16 padded_row[N] = {};
+    for (int i = 0; i < count; ++i) padded_row[i] = from[i];
+    return Lane<bfloat16, N>::load(padded_row);
+  }
+  static SRU_ASR_INLINE void store(bfloat16* to, const V& v, int count) {
+    if (__builtin_expect(count == N, 1)) return Lane<bfloat16, N>::store(to, v);
+    bfloat16 padded_row[N];
+    Lane<bfloat16, N>::store(padded_row, v);
+    for (int i = 0; i < count; ++i) to[i] = padded_row[i];
+  }
+
+  // Some vectors of columns from frame to frame: their states, in registers, and where the next frame lies.
+  template <Highway kHighway, int kCount>
+  struct Chains {
+    static constexpr int64_t kPart = kStride * kTile;
+    static constexpr int64_t kParts = kHighway == Highway::part ? 4 : 3;
+
+    V c[kCount];
+    float* now;                     // where the states are kept
+    const float (*weights)[kGroup];
+    int64_t column, width;          // the first one's, and how many there are
+    float alpha;
+    const float* u[kCount];
+    const bfloat16* x;
+    bfloat16* h;
+    int64_t u_step, x_step, h_step;
+
+    // One frame of one vector.
+    SRU_ASR_INLINE void advance(int v) {
+      const int64_t j = column + v * N;
+      const int lanes = kCount > 1 ? N : static_cast<int>(width);
+      Inputs<V> in;
+      in.candidate = Lane<float, N>::load(u[v]);
+      in.forget = Lane<float, N>::load(u[v] + kPart);
+      in.reset = Lane<float, N>::load(u[v] + 2 * kPart);
+      in.highway = V{};
+      if constexpr (kHighway == Highway::part) in.highway = Lane<float, N>::load(u[v] + 3 * kPart) * alpha;
+      if constexpr (kHighway == Highway::input) in.highway = load(x + v * N, lanes) * alpha;
+      const Weights<V> w = {Lane<float, N>::load(weights[0] + j), Lane<float, N>::load(weights[1] + j),
+                            Lane<float, N>::load(weights[2] + j), Lane<float, N>::load(weights[3] + j)};
+      store(h + v * N, cell_forward<true>(in, w, c[v]), lanes);
+      u[v] += u_step;
+    }
+    SRU_ASR_INLINE void next_frame() {
+      if constexpr (kHighway == Highway::input) x += x_step;
+      h += h_step;
+    }
+    SRU_ASR_INLINE void keep() const {
+      for (int v = 0; v < kCount; ++v) Lane<float, N>::store(now + column + v * N, c[v]);
+    }
+  };
+
+  // The recurrence over a block of rows of one group. It can be left between frames and taken up again.
+  template <Highway kHighway>
   struct Walk {
-    const FusedLayer& layer;
-    const Layer& args;
+    static constexpr int kTogether = 4;  // chains that hide each other's latency
+
+    const FusedLayer* layer;
     int64_t direction, group;
     Chain* chain;
     const float* product;  // of row `base` and those behind it
@@ -50,8 +107,10 @@ struct FusedLayer {
     int64_t utterance = 0, frame = 0;
     bool valid = false, in_chunk = false;
 
+    const Layer& args() const { return layer->args; }
+    int64_t step() const { return direction == 0 ? 1 : -1; }
     int64_t columns() const {
-      const int64_t units = args.hidden - group * kGroup;
+      const int64_t units = args().hidden - group * kGroup;
       return units < kGroup ? units : kGroup;
     }
     bfloat16* at(const Strided& tensor, int64_t ahead = 0) const {
@@ -60,51 +119,65 @@ struct FusedLayer {
     }
     float* outer_state(const void* data) const {
       return const_cast<float*>(static_cast<const float*>(data)) +
-             (utterance * args.directions + direction) * args.hidden + group * kGroup;
+             (utterance * args().directions + direction) * args().hidden + group * kGroup;
     }
     void start(float* state) const {
-      const float* from = args.initial ? outer_state(args.initial) : nullptr;
+      const float* from = args().initial ? outer_state(args().initial) : nullptr;
       for (int64_t j = 0; j < kGroup; ++j) state[j] = from && j < columns() ? from[j] : 0;
     }
     void finish(const float* state) const {
-      float* to = outer_state(args.final_state);
+      float* to = outer_state(args().final_state);
       for (int64_t j = 0; j < columns(); ++j) to[j] = state[j];
     }
     static void copy(float* to, const float* from) { __builtin_memcpy(to, from, sizeof(float) * kGroup); }
 
-    // Walks over all of them, run by run.
-    void advance() {
-      const int64_t step = direction == 0 ? 1 : -1;
+    // Walks over all that are left, run by run.
+    void finish_all() {
       while (left > 0) {
-        direction == 0 ? open_upwards() : open_downwards();
-        valid ? frames(run, step) : clear(run, step);
-        left -= run, row += run * step, frame += run * step;
-        direction == 0 ? close_upwards() : close_downwards();
+        if (run == 0) open();
+        valid ? vectors(run) : clear(run);
+        pass(run);
       }
     }
+    // How many of the next `most` frames `together` can take; clears rows behind an utterance's end on the way.
+    int64_t ready(int64_t most) {
+      while (left > 0 && columns() == kTogether * N) {
+        if (run == 0) open();
+        if (valid) return run < most ? run : most;
+        clear(run);
+        pass(run);
+      }
+      return 0;
+    }
+    SRU_ASR_INLINE Chains<kHighway, kTogether> together() const { return chains<kTogether>(0, kTogether * N); }
 
     // A run is rows that need the same: all within one part of a window, in this block.
+    void open() { direction == 0 ? open_upwards() : open_downwards(); }
+    void pass(int64_t count) {
+      left -= count, run -= count, row += count * step(), frame += count * step();
+      if (run == 0) direction == 0 ? close_upwards() : close_downwards();
+    }
     void open_upwards() {
-      utterance = args.first + row / args.frames, frame = row % args.frames;
-      const int64_t window = frame / layer.size(), i = frame % layer.size();
-      const int64_t length = layer.window_length(utterance, window);
+      utterance = args().first + row / args().frames, frame = row % args().frames;
+      const int64_t window = frame / layer->size(), i = frame % layer->size();
+      const int64_t length = layer->window_length(utterance, window);
       if (frame == 0) start(chain->main);
       if (i == 0) copy(chain->now, chain->main);
       valid = i < length;
-      in_chunk = i < args.chunk;
-      const int64_t end = !valid ? layer.size() : in_chunk && args.chunk < length ? args.chunk : length;
+      in_chunk = i < args().chunk;
+      const int64_t end = !valid ? layer->size() : in_chunk && args().chunk < length ? args().chunk : length;
       run = end - i < left ? end - i : left;
     }
     void close_upwards() {
       // Too often rather than too seldom: within a chunk this is the state so far.
       if (valid && in_chunk) copy(chain->main, chain->now);
-      if (frame == args.frames) finish(chain->main);
+      if (frame == args().frames) finish(chain->main);
     }
     void open_downwards() {
-      utterance = args.first + row / args.frames, frame = row % args.frames;
-      const int64_t window = frame / layer.size(), i = frame % layer.size();
-      const int64_t length = layer.window_length(utterance, window);
-      if (i == layer.size() - 1) start(chain->now);
+      utterance = args().first + row / args().frames, frame = row % args().frames;
+      const int64_t window = frame / layer->size(), i = frame % layer->size();
+      const int64_t length = layer->window_length(utterance, window);
+      if (i == layer->size() - 1) start(chain->now);
       valid = i < length;
       const int64_t count = valid ? i + 1 : i + 1 - length;
       run = count < left ? count : left;
@@ -114,76 +187,41 @@ struct FusedLayer {
       if (frame == -1) finish(chain->now);
     }
 
-    void clear(int64_t count, int64_t step) const {
+    void clear(int64_t count) const {
       for (int64_t n = 0; n < count; ++n)
-        __builtin_memset(at(args.h, n * step), 0, columns() * sizeof(bfloat16));
+        __builtin_memset(at(args().h, n * step()), 0, columns() * sizeof(bfloat16));
     }
-    void frames(int64_t count, int64_t step) const {
-      if (args.parts == 4) return vectors<Highway::part>(count, step);
-      if (args.x.data) return vectors<Highway::input>(count, step);
-      return vectors<Highway::none>(count, step);
-    }
-    template <Highway kHighway>
-    void vectors(int64_t count, int64_t step) const {
-      constexpr int kTogether = 4;  // chains that hide each other's latency
+    void vectors(int64_t count) const {
       int64_t j = 0;
       for (; j + kTogether * N <= columns(); j += kTogether * N)
-        chains<kHighway, kTogether>(j, kTogether * N, count, step);
-      for (; j < columns(); j += N)
-        chains<kHighway, 1>(j, columns() - j < N ? columns() - j : N, count, step);
+        frames(chains<kTogether>(j, kTogether * N), count);
+      for (; j < columns(); j += N) frames(chains<1>(j, columns() - j < N ? columns() - j : N), count);
     }
-
     // kCount vectors of columns from `column` on, of which `width` columns are there.
-    template <Highway kHighway, int kCount>
-    void chains(int64_t column, int64_t width, int64_t count, int64_t step) const {
-      constexpr int64_t kPart = kStride * kTile;
-      constexpr int64_t kParts = kHighway == Highway::part ? 4 : 3;
-      const auto lanes = [&](int v) { return kCount > 1 ? N : static_cast<int>(width) - v * N; };
-      const float alpha = static_cast<float>(args.alpha);
-      V c[kCount];
-      const float* u[kCount];
+    template <int kCount>
+    SRU_ASR_INLINE Chains<kHighway, kCount> chains(int64_t column, int64_t width) const {
+      using Some = Chains<kHighway, kCount>;
+      Some some;
+      some.now = chain->now, some.weights = chain->weights, some.column = column, some.width = width;
+      some.alpha = static_cast<float>(args().alpha);
       for (int v = 0; v < kCount; ++v) {
         const int64_t j = column + v * N;
-        c[v] = Lane<float, N>::load(chain->now + j);
-        u[v] = product + j / kTile * kParts * kPart + (row - base) * kTile + j % kTile;
+        some.c[v] = Lane<float, N>::load(chain->now + j);
+        some.u[v] = product + j / kTile * Some::kParts * Some::kPart + (row - base) * kTile + j % kTile;
       }
-      const bfloat16* x = kHighway == Highway::input ? at(args.x) + column : nullptr;
-      bfloat16* h = at(args.h) + column;
-      const float(*weights)[kGroup] = chain->weights;
+      some.x = kHighway == Highway::input ? at(args().x) + column : nullptr;
+      some.h = at(args().h) + column;
+      some.u_step = step() * kTile, some.x_step = step() * args().x.frame, some.h_step = step() * args().h.frame;
+      return some;
+    }
+    template <int kCount>
+    static SRU_ASR_INLINE void frames(Chains<kHighway, kCount> some, int64_t count) {
       for (int64_t n = 0; n < count; ++n) {
 #pragma GCC unroll 4
-        for (int v = 0; v < kCount; ++v) {
-          const int64_t j = column + v * N;
-          const float* const here = u[v] + n * step * kTile;
-          Inputs<V> in;
-          in.candidate = Lane<float, N>::load(here);
-          in.forget = Lane<float, N>::load(here + kPart);
-          in.reset = Lane<float, N>::load(here + 2 * kPart);
-          in.highway = V{};
-          if constexpr (kHighway == Highway::part) in.highway = Lane<float, N>::load(here + 3 * kPart) * alpha;
-          if constexpr (kHighway == Highway::input) in.highway = load(x + v * N, lanes(v)) * alpha;
-          const Weights<V> w = {Lane<float, N>::load(weights[0] + j), Lane<float, N>::load(weights[1] + j),
-                                Lane<float, N>::load(weights[2] + j), Lane<float, N>::load(weights[3] + j)};
-          const V out = cell_forward(in, w, c[v]);
-          store(h + v * N, out, lanes(v));
-        }
-        if (kHighway == Highway::input) x += step * args.x.frame;
-        h += step * args.h.frame;
+        for (int v = 0; v < kCount; ++v) some.advance(v);
+        some.next_frame();
       }
-      for (int v = 0; v < kCount; ++v) Lane<float, N>::store(chain->now + column + v * N, c[v]);
-    }
-
-    static SRU_ASR_INLINE V load(const bfloat16* from, int count) {
-      if (__builtin_expect(count == N, 1)) return Lane<bfloat16, N>::load(from);
-      bfloat16 padded_row[N] = {};
-      for (int i = 0; i < count; ++i) padded_row[i] = from[i];
-      return Lane<bfloat16, N>::load(padded_row);
-    }
-    static SRU_ASR_INLINE void store(bfloat16* to, const V& v, int count) {
-      if (__builtin_expect(count == N, 1)) return Lane<bfloat16, N>::store(to, v);
-      bfloat16 padded_row[N];
-      Lane<bfloat16, N>::store(padded_row, v);
-      for (int i = 0; i < count; ++i) to[i] = padded_row[i];
+      some.keep();
     }
   };
 
@@ -216,9 +254,15 @@ struct FusedLayer {
 
   // The groups [begin, end), counted through both directions.
   void run(int64_t begin, int64_t end, void* scratch) const {
+    if (args.parts == 4) return run_with<Highway::part>(begin, end, scratch);
+    if (args.x.data) return run_with<Highway::input>(begin, end, scratch);
+    run_with<Highway::none>(begin, end, scratch);
+  }
+  template <Highway kHighway>
+  void run_with(int64_t begin, int64_t end, void* scratch) const {
     [[maybe_unused]] const Product::Session session;
-    float* const product = static_cast<float*>(scratch);
-    Chain* const chains = reinterpret_cast<Chain*>(product + kProduct);
+    float* const products = static_cast<float*>(scratch);
+    Chain* const chains = reinterpret_cast<Chain*>(products + kProducts * kProduct);
     const int64_t per_direction = groups(args.hidden);
     for (int64_t n = begin; n < end; ++n) load_weights(n / per_direction, n % per_direction, chains[n - begin]);
 
@@ -229,22 +273,30 @@ struct FusedLayer {
     for (int64_t direction = begin / per_direction; direction * per_direction < end; ++direction) {
       const int64_t first = begin > direction * per_direction ? begin : direction * per_direction;
       const int64_t last = end < (direction + 1) * per_direction ? end : (direction + 1) * per_direction;
+      float* product = products;
+      Walk<kHighway> behind{this, direction, 0, nullptr, nullptr, 0, 0, 0};  // over nothing yet
       for (int64_t done = 0; done < blocks; done += together)
         for (int64_t n = first; n < last; ++n)
           for (int64_t i = done; i < done + together && i < blocks; ++i) {
             const int64_t block = direction == 0 ? i : blocks - 1 - i;
             const int64_t base = block * kBlockRows;
             const int64_t rows = row_count(args) - base < kBlockRows ? row_count(args) - base : kBlockRows;
-            multiply(direction, n % per_direction, base, rows, inputs, product);
-            Walk{*this, args, direction, n % per_direction, chains + (n - begin), product, base,
-                 direction == 0 ? base : base + rows - 1, rows}
-                .advance();
+            multiply(direction, n % per_direction, base, rows, inputs, product, behind);
+            behind.finish_all();
+            behind = {this, direction, n % per_direction, chains + (n - begin), product, base,
+                      direction == 0 ? base : base + rows - 1, rows};
+            if (kProducts == 1) behind.finish_all();
+            product = product == products ? products + (kProducts - 1) * kProduct : products;
           }
+      behind.finish_all();
     }
   }
 
   // The product of those of `rows` rows from `base` on that some utterance has.
-  void multiply(int64_t direction, int64_t group, int64_t base, int64_t rows, int64_t inputs, float* product) const {
+  // Meanwhile `behind` walks over another product.
+  template <class Behind>
+  void multiply(int64_t direction, int64_t group, int64_t base, int64_t rows, int64_t inputs, float* product,
+                Behind& behind) const {
     const int64_t pairs = group_pairs(args.parts, args.hidden, group);
     const int64_t before = direction * packed_pairs(args.parts, args.hidden) + group * group_pairs(args.parts, kGroup, 0);
     const bfloat16* weight = static_cast<const bfloat16*>(args.weight) + before * inputs * 2 * kTile;
@@ -259,7 +311,7 @@ struct FusedLayer {
       if (to > g) {
         const char* from =
             static_cast<const char*>(args.rows) + (base / Product::kRows + g) * row_group_bytes(args.inputs);
-        Product::multiply(from, to - g, weight, pairs, inputs, product + g * Product::kRows * kTile);
+        Product::multiply(from, to - g, weight, pairs, inputs, product + g * Product::kRows * kTile, behind);
       }
       g = to + 1;
     }
@@ -269,14 +321,14 @@ struct FusedLayer {
     for (int64_t part = 0; part < 4; ++part) {
       const float* from = static_cast<const float*>(part < 2 ? args.weight_c : args.bias) +
                           (direction * 2 + part % 2) * args.hidden + group * kGroup;
-      for (int64_t j = 0; j < kGroup; ++j) chain.weights[part][j] = group * kGroup + j < args.hidden ? from[j] : 0;
+      for (int64_t j = 0; j < kGroup; ++j) chain.weights[part][j] = group * kGroup + j < args.hidden ? from[j] * kBinary : 0;
     }
   }
 
   static LayerNeeds needs(const Layer& args) {
     constexpr int64_t kRowsTogether = 512;
     return {kRowsTogether, Product::kRows, row_group_bytes(args.inputs),
-            static_cast<int64_t>(kProduct * sizeof(float) + args.directions * groups(args.hidden) * sizeof(Chain))};
+            static_cast<int64_t>(kProducts * kProduct * sizeof(float) + args.directions * groups(args.hidden) * sizeof(Chain))};
   }
 };
 

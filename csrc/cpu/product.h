@@ -74,9 +74,11 @@ struct VectorProduct {
   }
 
   struct Session {};
+  static constexpr bool kInterleaved = false;
 
+  template <class Walk>
   static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
-                       float* product) {
+                       float* product, Walk&) {
     for (int64_t pair = 0; pair < pairs; ++pair)
       for (int64_t g = 0; g < row_groups; ++g)
         multiply_pair(static_cast<const Pair*>(rows) + g * kRows * inputs / 2, weight + pair * inputs * 2 * kTile, inputs,
@@ -120,8 +122,12 @@ struct TileProduct {
     ~Session() { asm volatile("tilerelease"); }
   };
 
+  // Tiles leave the vector units idle half of the time, so a walk goes on meanwhile, a vector with each step.
+  static constexpr bool kInterleaved = true;
+
+  template <class Walk>
   static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
-                       float* product) {
+                       float* product, Walk& walk) {
     const int64_t steps = inputs / kDepth;
     const int64_t together = ceil_div(steps, ceil_div(steps, kMostSteps));
     for (int64_t pair = 0; pair < pairs; ++pair)
@@ -148,18 +154,34 @@ struct TileProduct {
             load<3>(both);
           }
           const char* a = static_cast<const char*>(rows) + (g * steps + begin) * 2 * kTileBytes;
-          for (int64_t step = 0; step < count; ++step) {
-            const char* const here = b + step * 2 * kTileBytes;
+          const char* here = b;
+          const auto advance = [&]() SRU_ASR_INLINE_LAMBDA {
             for (int64_t line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-            load_once<4>(a + step * 2 * kTileBytes);
+            load_once<4>(a);
             load<6>(here);
             _tile_dpbf16ps(0, 4, 6);
             load<7>(here + kTileBytes);
             _tile_dpbf16ps(1, 4, 7);
-            load_once<5>(a + step * 2 * kTileBytes + kTileBytes);
+            load_once<5>(a + kTileBytes);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
+            a += 2 * kTileBytes, here += 2 * kTileBytes;
+          };
+          const int64_t frames = walk.ready(count / Walk::kTogether);
+          if (frames > 0) {
+            auto chains = walk.together();
+            for (int64_t frame = 0; frame < frames; ++frame) {
+#pragma GCC unroll 4
+              for (int v = 0; v < Walk::kTogether; ++v) {
+                advance();
+                chains.advance(v);
+              }
+              chains.next_frame();
+            }
+            chains.keep();
+            walk.pass(frames);
           }
+          for (int64_t step = frames * Walk::kTogether; step < count; ++step) advance();
           store<0>(c);
           store<1>(right);
           store<2>(below);
