@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sru_asr.features import whole
 from sru_asr.sru import SRU
 
 SUBSAMPLING = 4
@@ -36,13 +37,15 @@ class Subsampling(nn.Module):
         """(batch, frames, n_mels), zero behind each length, to (batch, ceil(frames / 4), width) and its lengths."""
         if features.shape[1] == 0:  # which a convolution refuses
             return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
-        x = features.unsqueeze(1)
-        for convolution in (self.first, self.second):
-            lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
-            x = convolution(x)
-            # What a convolution makes of the padding must not leak into the next one's last frame.
-            behind = torch.arange(x.shape[2], device=x.device) >= lengths[:, None]
-            x = x.masked_fill_(behind[:, None, :, None], 0).relu_()
+        # Channels last in memory, which convolutions on CPUs and in bfloat16 want: else they copy.
+        x = self.first(features.unsqueeze(-1).permute(0, 3, 1, 2)).relu_()
+        lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
+        # What the first makes of the padding must not leak into the second's last frame. By a product, because its
+        # backward pass costs half of that of masked_fill.
+        if not whole(x.shape[2], lengths):
+            x = x * (torch.arange(x.shape[2], device=x.device) < lengths[:, None])[:, None, :, None].to(x.dtype)
+        x = self.second(x).relu_()
+        lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
         return self.project(x.transpose(1, 2).flatten(2)), lengths
 
 
