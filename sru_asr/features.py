@@ -59,8 +59,8 @@ class LogMel(nn.Module):
             spectrum = self.spectrum(nn.functional.pad(waveform.float(), (margin, margin)))
             # Not abs(), which takes a root that the square undoes, nor sum(), slow over two numbers: either costs more
             # than the transform.
-            squares = torch.view_as_real(spectrum).square()
-            return self.mel(squares[..., 0] + squares[..., 1]).clamp(min=LOG_FLOOR).log().transpose(1, 2)
+            real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+            return self.mel(real * real + imaginary * imaginary).clamp(min=LOG_FLOOR).log().transpose(1, 2)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features.
