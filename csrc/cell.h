@@ -1,8 +1,8 @@
 // One element of the SRU recurrence (Lei et al. 2018, equations 1 to 4), forward and backward, written once.
 //
-// Number is a scalar or a SIMD vector: anything with + - * / and functions gates() and binary_gates(), declared before this
-// file. Every loop of the project, on every processor, goes through here; what differs is how numbers are loaded and how
-// wide they are.
+// Number is a scalar or a SIMD vector: anything with + - * / and a function gates<kRough>(), declared before this file. Every
+// loop of the project, on every processor, goes through here; what differs is how numbers are loaded, how wide they are, and
+// whether gates may be rough, as good as bfloat16 can show.
 //
 //   f = sigmoid(u_f + v_f c' + b_f)        c' is the state before this frame, c the state after it
 //   r = sigmoid(u_r + v_r c' + b_r)
@@ -26,26 +26,21 @@ struct Weights {
 
 // Returns h and replaces c, the state before the frame, by the state after it. The state comes last in every sum: the rest
 // does not wait for it.
-//
-// kBinaryGates: gates to bfloat16's needs only; the weights come multiplied by kBinary.
-template <bool kBinaryGates = false, class Number>
+template <bool kRough = false, class Number>
 SRU_ASR_INLINE Number cell_forward(const Inputs<Number>& u, const Weights<Number>& w, Number& c) {
   Number f, r;
-  if constexpr (kBinaryGates)
-    binary_gates(u.forget * kBinary + w.b_forget + w.v_forget * c, u.reset * kBinary + w.b_reset + w.v_reset * c, f, r);
-  else
-    gates(u.forget + w.b_forget + w.v_forget * c, u.reset + w.b_reset + w.v_reset * c, f, r);
+  gates<kRough>(u.forget + w.b_forget + w.v_forget * c, u.reset + w.b_reset + w.v_reset * c, f, r);
   c = u.candidate + f * (c - u.candidate);
   return u.highway + r * (c - u.highway);
 }
 
 // Returns the gradient of the inputs; adds to those of the weights; grad_c comes in as the gradient of the state after
 // the frame and leaves as that of the state before it.
-template <class Number>
+template <bool kRough = false, class Number>
 SRU_ASR_INLINE Inputs<Number> cell_backward(const Inputs<Number>& u, const Weights<Number>& w, Number c_before,
                                             Number grad_h, Number& grad_c, Weights<Number>& grad_w) {
   Number f, r;
-  gates(u.forget + w.b_forget + w.v_forget * c_before, u.reset + w.b_reset + w.v_reset * c_before, f, r);
+  gates<kRough>(u.forget + w.b_forget + w.v_forget * c_before, u.reset + w.b_reset + w.v_reset * c_before, f, r);
   const Number c = u.candidate + f * (c_before - u.candidate);
   const Number one_minus_f = 1 - f;
   const Number one_minus_r = 1 - r;

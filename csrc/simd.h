@@ -128,47 +128,40 @@ SRU_ASR_INLINE V clamp(V x) {
 #endif
 }
 
-// Both gates for one division: sigmoid(a) = (1 + e^-b) / ((1 + e^-a)(1 + e^-b)). The clamp keeps the product finite and
-// changes a gate by less than 5e-18. A NaN in one makes both NaN.
-template <class V>
-SRU_ASR_INLINE void gates(V a, V b, V& f, V& r) {
-  a = clamp(a);
-  b = clamp(b);
-  const V one_plus_a = exponential(-a) + 1;
-  const V one_plus_b = exponential(-b) + 1;
-  const V inverse = 1 / (one_plus_a * one_plus_b);
-  f = one_plus_b * inverse;
-  r = one_plus_a * inverse;
-}
-
-// Both gates of float32 vectors to a relative error of 3e-6, for what is rounded to bfloat16 in the end (2e-3), from
-// a = -log2(e) times what sigmoid is taken of: f = 1 / (1 + 2^a). Infinite a are as good as any; NaNs are as above.
-constexpr float kBinary = -1.44269504f;
+// 1 + exp(-x) to a relative error of 3e-6, for what is rounded to bfloat16 in the end (2e-3): the polynomial of least
+// relative error on [0, 1), 2.6e-6. Infinite x are as good as any; a NaN stays one.
 template <class V, int N = sizeof(V) / sizeof(float)>
-SRU_ASR_INLINE V one_plus_power_of_two(V a) {
-  // The polynomial of least relative error on [0, 1), 2.6e-6, for the part of a behind the point.
+SRU_ASR_INLINE V one_plus_exponential_rough(V x) {
 #if defined(__AVX512F__)
-  a = SRU_ASR_SIMD(min_ps, V{} + 60, a);
-  const V r = _mm512_reduce_ps(a, 1);  // a - floor(a)
+  const V power = SRU_ASR_SIMD(min_ps, V{} + 60, x * -1.44269504f);
+  const V r = _mm512_reduce_ps(power, 1);  // what is above its floor
 #else
   using Bits = Vector<uint32_t, N>;
-  a = clamp(a);
-  const float magic = 12582912.0f + 127;  // as above, but half less to round down
-  const V shifted = (a - 0.5f) + magic;
-  const V r = a - (shifted - magic);
+  const V power = clamp(x) * -1.44269504f;
+  const float magic = 12582912.0f + 127;  // as above, but half less, to round down
+  const V shifted = (power - 0.5f) + magic;
+  const V r = power - (shifted - magic);
 #endif
   const V p = (((r * 0.01353417f + 0.05201146f) * r + 0.24144276f) * r + 0.69300383f) * r + 1.0000026f;
 #if defined(__AVX512F__)
-  return _mm512_scalef_ps(p, a) + 1;  // p 2^floor(a) + 1
+  return _mm512_scalef_ps(p, power) + 1;  // p 2^floor(power)
 #else
   return p * bit_cast<V>(bit_cast<Bits>(shifted) << 23) + 1;
 #endif
 }
 
-template <class V>
-SRU_ASR_INLINE void binary_gates(V a, V b, V& f, V& r) {
-  const V one_plus_a = one_plus_power_of_two(a);
-  const V one_plus_b = one_plus_power_of_two(b);
+// Both gates for one division: sigmoid(a) = (1 + e^-b) / ((1 + e^-a)(1 + e^-b)). The clamp keeps the product finite and
+// changes a gate by less than 5e-18. A NaN in one makes both NaN.
+template <bool kRough, class V>
+SRU_ASR_INLINE void gates(V a, V b, V& f, V& r) {
+  V one_plus_a, one_plus_b;
+  if constexpr (kRough) {
+    one_plus_a = one_plus_exponential_rough(a);
+    one_plus_b = one_plus_exponential_rough(b);
+  } else {
+    one_plus_a = exponential(-clamp(a)) + 1;
+    one_plus_b = exponential(-clamp(b)) + 1;
+  }
   const V inverse = 1 / (one_plus_a * one_plus_b);
   f = one_plus_b * inverse;
   r = one_plus_a * inverse;

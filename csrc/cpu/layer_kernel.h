@@ -23,7 +23,7 @@ struct FusedLayer {
 
   // What a group of columns carries from frame to frame, padded with zeros to a whole group.
   struct alignas(64) Chain {
-    float weights[4][kGroup];  // v_forget, v_reset, b_forget, b_reset, times kBinary
+    float weights[4][kGroup];  // v_forget, v_reset, b_forget, b_reset
     float main[kGroup];        // the state after the last chunk
     float now[kGroup];         // the state after the last frame
   };
@@ -321,7 +321,7 @@ struct FusedLayer {
     for (int64_t part = 0; part < 4; ++part) {
       const float* from = static_cast<const float*>(part < 2 ? args.weight_c : args.bias) +
                           (direction * 2 + part % 2) * args.hidden + group * kGroup;
-      for (int64_t j = 0; j < kGroup; ++j) chain.weights[part][j] = group * kGroup + j < args.hidden ? from[j] * kBinary : 0;
+      for (int64_t j = 0; j < kGroup; ++j) chain.weights[part][j] = group * kGroup + j < args.hidden ? from[j] : 0;
     }
   }
 

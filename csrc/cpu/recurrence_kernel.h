@@ -16,6 +16,7 @@ template <class Storage>
 struct Recurrence {
   using Real = typename Lane<Storage, 1>::Accumulator;
   static constexpr int N = kVectorBytes / sizeof(Real);
+  static constexpr bool kRough = sizeof(Storage) < sizeof(Real);  // bfloat16
   using V = Vector<Real, N>;
 
   const Problem& problem;
@@ -142,7 +143,7 @@ struct ForwardRun : Recurrence<Storage> {
       self.each_vector([&](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
         self.prefetch_inputs(next_u, next_x, j);
         V state = Base::load(c + j, lanes);
-        const V out = cell_forward(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes), state);
+        const V out = cell_forward<Base::kRough>(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes), state);
         Base::store(h + j, out, lanes);
         Base::store(c + j, state, lanes);
         if (kept) Base::store(kept + j, state, lanes);
@@ -205,8 +206,8 @@ struct BackwardRun : Recurrence<Storage> {
         V carry = Base::load(grad_c + j, lanes);
         Weights<V> sums = {Base::load(grad_w + j, lanes), Base::load(grad_w + padded + j, lanes),
                            Base::load(grad_w + 2 * padded + j, lanes), Base::load(grad_w + 3 * padded + j, lanes)};
-        const Inputs<V> grad = cell_backward(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes),
-                                             c ? Base::load(c + j, lanes) : V{},
+        const Inputs<V> grad = cell_backward<Base::kRough>(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes),
+                                                           c ? Base::load(c + j, lanes) : V{},
                                              grad_h ? Base::load(grad_h + j, lanes) : V{}, carry, sums);
         Base::store(grad_c + j, carry, lanes);
         Base::store(grad_w + j, sums.v_forget, lanes);
