@@ -42,7 +42,12 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short hash of the checkout, "+" behind it if there are changes."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
+    """Short hash of the checkout, "+" behind it if there are changes other than new results."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    found = git("describe", "--always", "--exclude=*")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    return found + ("+" if changes else "") if found else "unknown"
