@@ -1,14 +1,19 @@
 # make demo   environment, training on the shipped corpus, WER on unseen voices, a file transcribed
 # make test   environment, lint, format and type checks, the whole test suite
 # make quick  the same without the tests that take more than ten seconds
-# make benchmark   the recurrence against torch.compile, the CTC loss against torch's
+# make bench  layers, recurrence and CTC loss against what one would use instead; the README's tables and chart anew
+#             (an hour or so, estimated; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
 # PYTHON=python3.12 chooses the interpreter; .venv is the only thing made outside data/ and runs/.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH := .venv/.bench
+PEERS := .venv/peers
+RESULTS := benchmarks/results
+LAYER_OPTIONS ?= --widths 320 512 --batches 1 8
 
-.PHONY: demo test quick check benchmark clean
+.PHONY: demo test quick check bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/sru-asr info
@@ -28,9 +33,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: $(INSTALLED)
-	$(BIN)/python benchmarks/recurrence.py
-	$(BIN)/python benchmarks/ctc.py
+# The package `sru` compiles when imported, with the environment's ninja.
+bench: $(BENCH)
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=$(PEERS) \
+		$(BIN)/python benchmarks/layer.py $(LAYER_OPTIONS) --json $(RESULTS)/layer.json
+	$(BIN)/python benchmarks/ctc.py --json $(RESULTS)/ctc.json
+	$(BIN)/python benchmarks/recurrence.py --json $(RESULTS)/recurrence.json
+	$(BIN)/python benchmarks/report.py
 
 # torch first: a build of the kernels, should one be wanted, finds it then. Written last, so that an interrupted
 # installation is taken up again.
@@ -38,6 +47,13 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchaudio
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+# What only benchmarks need. The package `sru` is kept apart from what the tests import; what it depends on, torch and
+# ninja, is there already.
+$(BENCH): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(PEERS) sru==2.6.0
 	@touch $@
 
 clean:
