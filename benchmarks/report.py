@@ -50,7 +50,8 @@ def count(n: int, noun: str) -> str:
 
 def thread_counts(rows: list[Row]) -> str:
     """With how many threads rows were measured."""
-    return ", ".join(count(n, "thread") for n in sorted({row["threads"] for row in rows}))
+    counts = sorted({row["threads"] for row in rows})
+    return " and ".join([*map(str, counts[:-1]), count(counts[-1], "thread")])
 
 
 def shape(row: Row) -> str:
