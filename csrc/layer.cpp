@@ -35,6 +35,13 @@ uint16_t to_bfloat16(float x) {
 // One tile of 16 columns, whose inputs lie one behind the other.
 template <class Weight>
 void pack_tile(const Weight* from, int64_t columns, int64_t inputs, uint16_t* to) {
+  if (sizeof(Weight) == 2 && columns == kTile && inputs % kDepth == 0) {  // two inputs at a time
+    for (int64_t k = 0; k < inputs; k += kDepth, to += kTileBytes)
+      for (int64_t pair = 0; pair < kDepth / 2; ++pair)
+        for (int64_t j = 0; j < kTile; ++j)
+          __builtin_memcpy(to + (pair * kTile + j) * 2, from + j * inputs + k + 2 * pair, 4);
+    return;
+  }
   for (int64_t k = 0; k < padded_inputs(inputs); ++k)
     for (int64_t j = 0; j < kTile; ++j)
       to[k / kDepth * kTileBytes + k % kDepth / 2 * 2 * kTile + 2 * j + k % 2] =

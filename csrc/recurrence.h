@@ -48,7 +48,7 @@ struct Task {
 
 enum class Number { float32, float64, bfloat16 };
 
-constexpr int64_t kScratchRows = 6;    // of a task's columns, for a kernel to keep states and sums in
+constexpr int64_t kScratchRows = 7;    // of a task's columns, for a kernel to keep states and sums in
 constexpr int64_t kColumnBlock = 64;  // columns are split between threads in multiples of this
 
 }  // namespace sru_asr

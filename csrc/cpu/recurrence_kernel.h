@@ -87,31 +87,34 @@ struct Recurrence {
     for (int i = 0; i < count; ++i) to[i] = padded_row[i];
   }
 
-  SRU_ASR_INLINE Weights<V> load_weights(int64_t j, int count) const {
-    return {load(weights + j, count), load(weights + problem.hidden + j, count), load(biases + j, count),
-            load(biases + problem.hidden + j, count)};
-  }
-  SRU_ASR_INLINE Inputs<V> load_inputs(const Storage* u, const Storage* x, int64_t j, int count) const {
-    Inputs<V> in;
-    in.candidate = load(u + j, count);
-    in.forget = load(u + problem.u.part + j, count);
-    in.reset = load(u + 2 * problem.u.part + j, count);
-    if (projected)
-      in.highway = load(u + 3 * problem.u.part + j, count) * alpha;
-    else if (x)
-      in.highway = load(x + j, count) * alpha;
-    else
-      in.highway = V{};
-    return in;
-  }
-  // For the forward pass, a frame ahead: the hardware does not foresee a few short rows at each of many addresses.
-  SRU_ASR_INLINE void prefetch_inputs(const Storage* u, const Storage* x, int64_t j) const {
-    for (int part = 0; part < 3; ++part) __builtin_prefetch(u + part * problem.u.part + j);
-    if (projected) __builtin_prefetch(u + 3 * problem.u.part + j);
-    if (x) __builtin_prefetch(x + j);
-  }
-  const Storage* highway_row(int64_t frame) const {
-    return !projected && problem.x.data ? row(problem.x, frame) : nullptr;
+  // Where the parameters and a frame's inputs begin. Kept in registers, in a variable of the loop's own: as many
+  // columns are at work at once as there are instructions in flight, so a loop must have few.
+  struct Parameters {
+    const Real *v_forget, *v_reset, *b_forget, *b_reset;
+    SRU_ASR_INLINE Weights<V> load(int64_t j, int count) const {
+      return {Recurrence::load(v_forget + j, count), Recurrence::load(v_reset + j, count),
+              Recurrence::load(b_forget + j, count), Recurrence::load(b_reset + j, count)};
+    }
+  };
+  struct Row {
+    const Storage *candidate, *forget, *reset, *highway;  // the last null if there is none
+    SRU_ASR_INLINE Inputs<V> load(int64_t j, int count, Real alpha) const {
+      return {Recurrence::load(candidate + j, count), Recurrence::load(forget + j, count),
+              Recurrence::load(reset + j, count), highway ? Recurrence::load(highway + j, count) * alpha : V{}};
+    }
+    // For the forward pass, a frame ahead: the hardware does not foresee a few short rows at each of many addresses.
+    SRU_ASR_INLINE void prefetch(int64_t j) const {
+      __builtin_prefetch(candidate + j);
+      __builtin_prefetch(forget + j);
+      __builtin_prefetch(reset + j);
+      if (highway) __builtin_prefetch(highway + j);
+    }
+  };
+  Parameters parameters() const { return {weights, weights + problem.hidden, biases, biases + problem.hidden}; }
+  Row inputs(int64_t frame) const {
+    const Storage* u = row(problem.u, frame);
+    const int64_t part = problem.u.part;
+    return {u, u + part, u + 2 * part, projected ? u + 3 * part : problem.x.data ? row(problem.x, frame) : nullptr};
   }
 
   void copy(Real* to, const Real* from) const {
@@ -132,18 +135,15 @@ struct ForwardRun : Recurrence<Storage> {
   // `count` frames from `first`, by step +1 or -1; c is the state before the first and becomes that after the last.
   void frames(int64_t first, int64_t count, int64_t step, Real* c) const {
     const auto self = *this;  // a copy, so that what the loop stores cannot be taken for changing it
+    const auto parameters = self.parameters();
     for (int64_t n = 0, t = first; n < count; ++n, t += step) {
-      const Storage* u = self.row(args.u, t);
-      const Storage* x = self.highway_row(t);
-      const int64_t next = n + 1 < count ? t + step : t;
-      const Storage* next_u = self.row(args.u, next);
-      const Storage* next_x = self.highway_row(next);
+      const auto in = self.inputs(t), next = self.inputs(n + 1 < count ? t + step : t);
       Storage* h = self.row(args.h, t);
       Real* kept = args.states ? self.kept_row(args.states, t) : nullptr;
-      self.each_vector([&](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
-        self.prefetch_inputs(next_u, next_x, j);
+      self.each_vector([=](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
+        next.prefetch(j);
         V state = Base::load(c + j, lanes);
-        const V out = cell_forward<Base::kRough>(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes), state);
+        const V out = cell_forward<Base::kRough>(in.load(j, lanes, self.alpha), parameters.load(j, lanes), state);
         Base::store(h + j, out, lanes);
         Base::store(c + j, state, lanes);
         if (kept) Base::store(kept + j, state, lanes);
@@ -191,34 +191,38 @@ struct BackwardRun : Recurrence<Storage> {
   const Backward& args;
 
   // Undoes ForwardRun::frames: `count` frames ending at `last`, walked back. `before` is the state before the first of
-  // them (null: zeros); grad_c is the gradient of the state after the last and becomes that of `before`.
-  void frames(int64_t last, int64_t count, int64_t step, const Real* before, Real* grad_c, Real* grad_w) const {
+  // them; grad_c is the gradient of the state after the last and becomes that of `before`.
+  void frames(int64_t last, int64_t count, int64_t step, const Real* before, Real* grad_c, Real* grad_w,
+              const Real* zeros) const {
     const auto self = *this;
-    const int64_t padded = self.padded;
+    const auto parameters = self.parameters();
+    Real *const v_forget = grad_w, *const v_reset = v_forget + self.padded, *const b_forget = v_reset + self.padded,
+               *const b_reset = b_forget + self.padded;
     for (int64_t n = 0, t = last; n < count; ++n, t -= step) {
-      const Storage* u = self.row(args.u, t);
-      const Storage* x = self.highway_row(t);
-      const Storage* grad_h = args.grad_h.data ? self.row(args.grad_h, t) : nullptr;
-      Storage* grad_u = self.row(args.grad_u, t);
-      Storage* grad_x = args.grad_x.data ? self.row(args.grad_x, t) : nullptr;
-      const Real* c = n + 1 < count ? self.kept_row(args.states, t - step) : before;
-      self.each_vector([&](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
+      const auto in = self.inputs(t);
+      const Storage* grad_h = args.grad_h.data ? self.row(args.grad_h, t) : reinterpret_cast<const Storage*>(zeros);
+      const Real* c = n + 1 < count ? self.kept_row(args.states, t - step) : before ? before : zeros;
+      Storage* const candidate = self.row(args.grad_u, t);
+      Storage *const forget = candidate + args.grad_u.part, *const reset = forget + args.grad_u.part;
+      Storage* const highway = self.projected        ? reset + args.grad_u.part
+                               : args.grad_x.data ? self.row(args.grad_x, t)
+                                                  : nullptr;
+      self.each_vector([=](int64_t j, int lanes) SRU_ASR_INLINE_LAMBDA {
         V carry = Base::load(grad_c + j, lanes);
-        Weights<V> sums = {Base::load(grad_w + j, lanes), Base::load(grad_w + padded + j, lanes),
-                           Base::load(grad_w + 2 * padded + j, lanes), Base::load(grad_w + 3 * padded + j, lanes)};
-        const Inputs<V> grad = cell_backward<Base::kRough>(self.load_inputs(u, x, j, lanes), self.load_weights(j, lanes),
-                                                           c ? Base::load(c + j, lanes) : V{},
-                                             grad_h ? Base::load(grad_h + j, lanes) : V{}, carry, sums);
+        Weights<V> sums = {Base::load(v_forget + j, lanes), Base::load(v_reset + j, lanes),
+                           Base::load(b_forget + j, lanes), Base::load(b_reset + j, lanes)};
+        const Inputs<V> grad = cell_backward<Base::kRough>(in.load(j, lanes, self.alpha), parameters.load(j, lanes),
+                                                           Base::load(c + j, lanes), Base::load(grad_h + j, lanes),
+                                                           carry, sums);
         Base::store(grad_c + j, carry, lanes);
-        Base::store(grad_w + j, sums.v_forget, lanes);
-        Base::store(grad_w + padded + j, sums.v_reset, lanes);
-        Base::store(grad_w + 2 * padded + j, sums.b_forget, lanes);
-        Base::store(grad_w + 3 * padded + j, sums.b_reset, lanes);
-        Base::store(grad_u + j, grad.candidate, lanes);
-        Base::store(grad_u + args.grad_u.part + j, grad.forget, lanes);
-        Base::store(grad_u + 2 * args.grad_u.part + j, grad.reset, lanes);
-        if (self.projected) Base::store(grad_u + 3 * args.grad_u.part + j, grad.highway * self.alpha, lanes);
-        if (grad_x) Base::store(grad_x + j, grad.highway * self.alpha, lanes);
+        Base::store(v_forget + j, sums.v_forget, lanes);
+        Base::store(v_reset + j, sums.v_reset, lanes);
+        Base::store(b_forget + j, sums.b_forget, lanes);
+        Base::store(b_reset + j, sums.b_reset, lanes);
+        Base::store(candidate + j, grad.candidate, lanes);
+        Base::store(forget + j, grad.forget, lanes);
+        Base::store(reset + j, grad.reset, lanes);
+        if (highway) Base::store(highway + j, grad.highway * self.alpha, lanes);
       });
     }
   }
@@ -235,11 +239,12 @@ struct BackwardRun : Recurrence<Storage> {
     Real* grad_c = scratch;
     Real* ahead = scratch + padded;
     Real* grad_w = scratch + 2 * padded;
+    Real* zeros = scratch + 6 * padded;
     const Real* initial = args.initial ? self.state_row(args.initial) : nullptr;
     const Real* grad_final = args.grad_final ? self.state_row(args.grad_final) : nullptr;
     Real* grad_initial = self.state_row(args.grad_initial);
     const int64_t size = self.window_size();
-    for (int i = 0; i < 4; ++i) self.copy(grad_w + i * padded, nullptr);
+    for (int i = 0; i < 5; ++i) self.copy(grad_w + i * padded, nullptr);  // and zeros
     self.copy(grad_c, grad_final);
     if (self.backward_direction() && args.windows) self.copy(grad_initial, nullptr);
     for (int64_t w = args.windows - 1; w >= 0; --w) {
@@ -248,18 +253,19 @@ struct BackwardRun : Recurrence<Storage> {
       for (int64_t t = start + valid; t < start + size; ++t) clear_frame(t);
       if (self.backward_direction()) {
         self.copy(grad_c, w == 0 ? grad_final : nullptr);
-        frames(start, valid, -1, initial, grad_c, grad_w);
+        frames(start, valid, -1, initial, grad_c, grad_w, zeros);
         add(grad_initial, grad_c);
       } else {
         const int64_t chunk = valid < args.chunk ? valid : args.chunk;
         if (valid > chunk) {
           self.copy(ahead, nullptr);
-          frames(start + valid - 1, valid - chunk, 1, self.kept_row(args.states, start + chunk - 1), ahead, grad_w);
+          frames(start + valid - 1, valid - chunk, 1, self.kept_row(args.states, start + chunk - 1), ahead, grad_w,
+                 zeros);
           add(grad_c, ahead);
         }
         // The frame before a chunk is the last of the previous chunk, a lookahead away in this layout.
         const Real* before = w ? self.kept_row(args.states, (w - 1) * size + args.chunk - 1) : initial;
-        frames(start + chunk - 1, chunk, 1, before, grad_c, grad_w);
+        frames(start + chunk - 1, chunk, 1, before, grad_c, grad_w, zeros);
       }
     }
     if (!self.backward_direction() || args.windows == 0) self.copy(grad_initial, grad_c);
