@@ -20,6 +20,8 @@ from sru_asr import __version__
 from sru_asr.build import BuildError
 
 if TYPE_CHECKING:
+    import torch
+
     from sru_asr.model import Recognizer
 
 OK, SOME_FAILED, UNUSABLE = 0, 1, 2
@@ -129,6 +131,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="PATH", help="a model.safetensors, or the output folder of a recipe that holds one"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the arithmetic; bfloat16 takes half the time where the processor has tiles for it (AMX), and changes "
+        "a word now and then (default: float32)",
+    )
 
 
 def _load(path: str | None) -> Recognizer:
@@ -143,6 +152,12 @@ def _load(path: str | None) -> Recognizer:
         return load_model(path)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
+
+
+def _autocast(precision: str) -> torch.autocast:
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _progress(items: Iterable[T], total: int) -> Iterable[T]:
@@ -161,7 +176,8 @@ def _transcribe(args: argparse.Namespace) -> int:
     n_failed = 0
     for path in args.audio:
         try:
-            transcript = model.transcribe(path)
+            with _autocast(args.precision):
+                transcript = model.transcribe(path)
         except AudioError as error:
             n_failed += 1
             print(f"sru-asr: {error}", file=sys.stderr)
@@ -191,7 +207,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         cuts, faults = read_manifest(args.manifest)
     except ManifestError as error:
         raise CommandError(str(error)) from error
-    evaluation = evaluate(model, cuts, progress=_progress)
+    with _autocast(args.precision):
+        evaluation = evaluate(model, cuts, progress=_progress)
     evaluation.faults[:0] = faults
     for fault in evaluation.faults:
         print(f"sru-asr: {fault}", file=sys.stderr)
@@ -208,7 +225,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json is not None:
         try:
             args.json.write_text(
-                json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+                json.dumps(
+                    {"precision": args.precision, **evaluation.to_dict()},
+                    indent=1,
+                    ensure_ascii=False,
+                    allow_nan=False,
+                )
+                + "\n",
                 encoding="utf-8",
                 errors="backslashreplace",
             )
