@@ -3,6 +3,8 @@
 
 #include "arguments.h"
 
+#include <cmath>
+
 namespace sru_asr {
 namespace {
 
@@ -48,8 +50,10 @@ void pack_tile(const Weight* from, int64_t columns, int64_t inputs, uint16_t* to
           j < columns && k < inputs ? to_bfloat16(from[j * inputs + k]) : 0;
 }
 
-template <class Weight>
-void pack(const Weight* weight, int64_t directions, int64_t parts, int64_t hidden, int64_t inputs, uint16_t* packed) {
+// Calls tile(n, row, columns) for every tile in the order of the packed weights: the n-th holds `columns` rows of the
+// matrix from `row` on, none if it only completes a pair.
+template <class Tile>
+void each_tile(int64_t directions, int64_t parts, int64_t hidden, Tile each) {
   torch::stable::parallel_for(0, directions * groups(hidden), 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const int64_t direction = n / groups(hidden), group = n % groups(hidden);
@@ -59,15 +63,60 @@ void pack(const Weight* weight, int64_t directions, int64_t parts, int64_t hidde
         const int64_t unit = group * kGroup + tile / parts * kTile;
         const int64_t row = (direction * parts + tile % parts) * hidden + unit;
         const int64_t columns = tile < tiles ? (hidden - unit < kTile ? hidden - unit : kTile) : 0;
-        pack_tile(weight + (columns ? row * inputs : 0), columns, inputs,
-                  packed + (before + tile / 2) * padded_inputs(inputs) * 2 * kTile + tile % 2 * (kTileBytes / 2));
+        each(2 * before + tile, columns ? row : 0, columns);
       }
     }
   });
 }
 
-Tensor pack_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
-  constexpr const char* name = "sru_asr::pack_weight";
+template <class Weight>
+void pack(const Weight* weight, int64_t directions, int64_t parts, int64_t hidden, int64_t inputs, uint16_t* packed) {
+  each_tile(directions, parts, hidden, [&](int64_t n, int64_t row, int64_t columns) {
+    pack_tile(weight + row * inputs, columns, inputs,
+              packed + n / 2 * padded_inputs(inputs) * 2 * kTile + n % 2 * (kTileBytes / 2));
+  });
+}
+
+float to_float(float x) { return x; }
+float to_float(uint16_t x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Columns as int8, the greatest magnitude 127.
+template <class Weight>
+void quantize(const Weight* weight, int64_t directions, int64_t parts, int64_t hidden, int64_t inputs, int8_t* packed,
+              float* scales) {
+  const int64_t padded = ceil_div(inputs, 2 * kDepth) * 2 * kDepth;
+  each_tile(directions, parts, hidden, [&](int64_t n, int64_t row, int64_t columns) {
+    int8_t* const to = packed + n / 2 * padded * 2 * kTile + n % 2 * kTileBytes;
+    for (int64_t j = 0; j < kTile; ++j) {
+      const Weight* const from = weight + (row + j) * inputs;
+      float most = 0;
+      bool finite = true;
+      for (int64_t k = 0; j < columns && k < inputs; ++k) {
+        const float magnitude = std::fabs(to_float(from[k]));
+        finite = finite && magnitude <= 3.4e38f;
+        if (magnitude > most) most = magnitude;
+      }
+      scales[n * kTile + j] = finite ? most / 127 : std::nanf("");
+      for (int64_t k = 0; k < padded; ++k) {
+        const bool there = j < columns && k < inputs && finite && most > 0;
+        to[k / (2 * kDepth) * 2 * kTileBytes + k % (2 * kDepth) / 4 * 4 * kTile + 4 * j + k % 4] =
+            there ? static_cast<int8_t>(std::nearbyint(to_float(from[k]) * (127 / most))) : 0;
+      }
+    }
+  });
+}
+
+struct Matrix {
+  Tensor weight;
+  int64_t hidden, inputs;
+  bool is_float;
+};
+Matrix checked_matrix(const char* name, const Tensor& weight, int64_t directions, int64_t parts) {
   STD_TORCH_CHECK((directions == 1 || directions == 2) && (parts == 3 || parts == 4), name,
                   ": expected 1 or 2 directions and 3 or 4 parts, got ", directions, " and ", parts);
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) % (directions * parts) == 0, name,
@@ -75,16 +124,37 @@ Tensor pack_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
   const ScalarType dtype = weight.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, name,
                   ": weight must be float32 or bfloat16, got ", torch::headeronly::toString(dtype));
-  weight = torch::stable::contiguous(weight);
-  const int64_t hidden = weight.size(0) / (directions * parts), inputs = weight.size(1);
-  Tensor packed =
-      torch::stable::new_empty(weight, {packed_size(directions, parts, hidden, inputs)}, ScalarType::BFloat16);
+  return {torch::stable::contiguous(weight), weight.size(0) / (directions * parts), weight.size(1),
+          dtype == ScalarType::Float};
+}
+
+Tensor pack_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
+  const Matrix matrix = checked_matrix("sru_asr::pack_weight", weight, directions, parts);
+  const void* const from = matrix.weight.data_ptr();
+  Tensor packed = torch::stable::new_empty(weight, {packed_size(directions, parts, matrix.hidden, matrix.inputs)},
+                                           ScalarType::BFloat16);
   uint16_t* const to = static_cast<uint16_t*>(packed.data_ptr());
-  if (dtype == ScalarType::Float)
-    pack(static_cast<const float*>(weight.data_ptr()), directions, parts, hidden, inputs, to);
+  if (matrix.is_float)
+    pack(static_cast<const float*>(from), directions, parts, matrix.hidden, matrix.inputs, to);
   else
-    pack(static_cast<const uint16_t*>(weight.data_ptr()), directions, parts, hidden, inputs, to);
+    pack(static_cast<const uint16_t*>(from), directions, parts, matrix.hidden, matrix.inputs, to);
   return packed;
+}
+
+std::tuple<Tensor, Tensor> quantize_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
+  const Matrix matrix = checked_matrix("sru_asr::quantize_weight", weight, directions, parts);
+  const void* const from = matrix.weight.data_ptr();
+  Tensor packed = torch::stable::new_empty(weight, {packed_size8(directions, parts, matrix.hidden, matrix.inputs)},
+                                           ScalarType::Char);
+  Tensor scales = torch::stable::new_empty(weight, {directions * packed_pairs(parts, matrix.hidden) * 2 * kTile},
+                                           ScalarType::Float);
+  int8_t* const to = static_cast<int8_t*>(packed.data_ptr());
+  float* const to_scales = static_cast<float*>(scales.data_ptr());
+  if (matrix.is_float)
+    quantize(static_cast<const float*>(from), directions, parts, matrix.hidden, matrix.inputs, to, to_scales);
+  else
+    quantize(static_cast<const uint16_t*>(from), directions, parts, matrix.hidden, matrix.inputs, to, to_scales);
+  return {packed, scales};
 }
 
 // Runs the kernel over a few utterances at a time: their rows are packed once, then every group passes over them.
@@ -108,9 +178,9 @@ void run(Layer& layer) {
   }
 }
 
-std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight, Tensor weight_c, Tensor bias,
-                                     MaybeTensor initial_state, MaybeTensor lengths, double alpha, int64_t parts,
-                                     int64_t chunk, int64_t lookahead) {
+std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight, MaybeTensor scales, Tensor weight_c,
+                                     Tensor bias, MaybeTensor initial_state, MaybeTensor lengths, double alpha,
+                                     int64_t parts, int64_t chunk, int64_t lookahead) {
   const ScalarType dtype = input.scalar_type();
   STD_TORCH_CHECK(input.dim() == 3 && dtype == ScalarType::BFloat16, kName,
                   ": input must be (batch, frames, inputs) of dtype BFloat16, got ", shape(input), " of ",
@@ -124,8 +194,16 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
   Layer layer;
   static_cast<Problem&>(layer) = arguments.checked(input, directions, parts, hidden);
   arguments.check_lengths(layer);
-  check(weight, arguments.name("weight"), "what pack_weight made of (directions * parts * hidden, inputs)",
-        {packed_size(directions, parts, hidden, inputs)}, dtype, input);
+  if (scales) {
+    check(weight, arguments.name("weight"), "what quantize_weight made of (directions * parts * hidden, inputs)",
+          {packed_size8(directions, parts, hidden, inputs)}, ScalarType::Char, input);
+    check(*scales, arguments.name("scales"), "what quantize_weight made",
+          {directions * packed_pairs(parts, hidden) * 2 * kTile}, ScalarType::Float, input);
+  } else {
+    check(weight, arguments.name("weight"), "what pack_weight made of (directions * parts * hidden, inputs)",
+          {packed_size(directions, parts, hidden, inputs)}, dtype, input);
+  }
+  scales = contiguous(scales);
   input = dense(input);
   weight = torch::stable::contiguous(weight);
 
@@ -134,6 +212,7 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
   layer.inputs = inputs;
   layer.input = Strided{input.data_ptr(), input.stride(0), input.stride(1)};
   layer.weight = weight.data_ptr();
+  layer.scales = static_cast<const float*>(pointer(scales));
   layer.h = strided(h);
   layer.final_state = final_state.data_ptr();
   layer.states = nullptr;
@@ -153,13 +232,15 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sru_asr, m) {
   m.def("pack_weight(Tensor weight, int directions, int parts) -> Tensor");
+  m.def("quantize_weight(Tensor weight, int directions, int parts) -> (Tensor, Tensor)");
   m.def(
-      "fused_layer(Tensor input, Tensor? x, Tensor weight, Tensor weight_c, Tensor bias, Tensor? initial_state, "
-      "Tensor? lengths, float alpha, int parts, int chunk, int lookahead) -> "
+      "fused_layer(Tensor input, Tensor? x, Tensor weight, Tensor? scales, Tensor weight_c, Tensor bias, "
+      "Tensor? initial_state, Tensor? lengths, float alpha, int parts, int chunk, int lookahead) -> "
       "(Tensor h, Tensor final_state)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sru_asr, CPU, m) {
   m.impl("pack_weight", TORCH_BOX(&sru_asr::pack_weight_cpu));
+  m.impl("quantize_weight", TORCH_BOX(&sru_asr::quantize_weight_cpu));
   m.impl("fused_layer", TORCH_BOX(&sru_asr::layer_cpu));
 }

@@ -34,12 +34,18 @@ constexpr int64_t kDepth = 32;       // inputs are padded to a multiple of this,
 [[maybe_unused]] static constexpr int64_t packed_size(int64_t directions, int64_t parts, int64_t hidden, int64_t inputs) {
   return directions * packed_pairs(parts, hidden) * padded_inputs(inputs) * 2 * kTile;
 }
+// Packed weights of int8 are in the same order but for the pairs of tiles: (inputs / 64, 2 tiles, 16 fours of inputs,
+// 16 columns, 4 inputs).
+[[maybe_unused]] static constexpr int64_t packed_size8(int64_t directions, int64_t parts, int64_t hidden, int64_t inputs) {
+  return directions * packed_pairs(parts, hidden) * ceil_div(inputs, 2 * kDepth) * 2 * kDepth * 2 * kTile;
+}
 
 // Without `u` and `states`: nothing is kept for a backward pass.
 struct Layer : Forward {
   int64_t inputs;
   Strided input;       // (batch, frames, inputs): what is multiplied
   const void* weight;  // packed
+  const float* scales = nullptr;  // of the columns, in the order of the packed weights, if those are int8
   // The utterances at hand, a few at a time: their frames, one utterance's behind the other's, are the rows.
   int64_t first, utterances;
   void* rows;  // packed by the kernel's own `pack`

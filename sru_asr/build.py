@@ -48,7 +48,7 @@ if X86:
     ]
     SOURCES["cpu/avx512.cpp"] = AVX512
     SOURCES["cpu/avx512_bf16.cpp"] = [*AVX512, "-mavx512bf16"]
-    SOURCES["cpu/amx.cpp"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+    SOURCES["cpu/amx.cpp"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 
 
 class BuildError(RuntimeError):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from sru_asr.ops import fused_layer, pack_weight, recurrence
+from sru_asr.ops import fused_layer, pack_weight, quantize_weight, recurrence
 from sru_asr.windows import check_window, fold, unfold
+
+Packed = Tensor | tuple[Tensor, Tensor]
 
 
 class SRULayer(nn.Module):
@@ -67,7 +69,8 @@ class SRULayer(nn.Module):
         self.weight = parameter(self.directions * self.parts * hidden_size, projection_size or input_size)
         self.weight_c = parameter(self.directions, 2, hidden_size)
         self.bias = parameter(self.directions, 2, hidden_size)
-        self._packed: tuple[Tensor, int, Tensor] | None = None  # the weight, its version, and what was made of it
+        self.quantized = False  # see SRU.quantize
+        self._packed: tuple[Tensor, int, Packed] | None = None  # the weight, its version, and what was made of it
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -122,16 +125,24 @@ class SRULayer(nn.Module):
             return {y.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}
         return y.dtype == self.weight.dtype == torch.bfloat16
 
-    def _packed_weight(self) -> Tensor:
+    def _pack(self) -> Packed:
+        return (quantize_weight if self.quantized else pack_weight)(self.weight, self.directions, self.parts)
+
+    def _packed_weight(self) -> Packed:
         weight = self.weight
         if torch.compiler.is_compiling() or self.training or weight.is_inference():  # the last have no version
-            return pack_weight(weight, self.directions, self.parts)
+            return self._pack()
         # The weight itself is kept, so that no other can come to lie at its address.
         known, version, packed = self._packed or (None, 0, None)
         if known is None or packed is None or known.data_ptr() != weight.data_ptr() or version != weight._version:
-            packed = pack_weight(weight, self.directions, self.parts)
+            packed = self._pack()
             self._packed = (weight.detach(), weight._version, packed)
         return packed
+
+    def quantize(self, wanted: bool = True) -> None:
+        """See :meth:`SRU.quantize`."""
+        self.quantized = wanted
+        self._packed = None
 
     def train(self, mode: bool = True) -> SRULayer:
         """As `nn.Module.train`; forgets the packed weights."""
@@ -277,6 +288,24 @@ class SRU(nn.Module):
             return self._whole(input, state, lengths, chunk, lookahead)
         output, state = self._whole(input.transpose(0, 1), state, lengths, chunk, lookahead)
         return output.transpose(0, 1), state
+
+    def quantize(self, wanted: bool = True) -> SRU:
+        """Use weights of eight bits, with a scale for each output column, in inference in bfloat16 on CPUs.
+
+        A live recogniser, which has a frame or a few at a time, spends its time on reading weights, of which there are
+        then half as many bytes. Whether they are quantised does not depend on how many frames there are, as what is
+        recognised live and offline would differ then. The parameters stay as they are, and so does all else: training,
+        float32, GPUs.
+
+        Args:
+            wanted: False undoes it.
+
+        Returns:
+            The module itself.
+        """
+        for layer in self.layers:
+            cast(SRULayer, layer).quantize(wanted)
+        return self
 
     def flatten_parameters(self) -> None:
         """Do nothing: for code written for `nn.LSTM`, whose parameters cuDNN wants in one piece."""

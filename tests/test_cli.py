@@ -317,19 +317,25 @@ def test_info_says_why_kernels_cannot_be_used(capsys, monkeypatch):
     assert output[-1].split(maxsplit=1) == ["kernels", "unusable: there is no compiler"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("command", ["transcribe", "evaluate"])
 def test_precision(capsys, monkeypatch, folder, tmp_path, command, precision):
     from sru_asr.sru import SRU
 
     seen, layers = [], SRU._layers
-    monkeypatch.setattr(SRU, "_layers", lambda *a: seen.append(layers(*a)) or seen[-1])
+
+    def spy(sru, *rest):
+        output, state = layers(sru, *rest)
+        seen.append("int8" if sru.layers[0].quantized else str(output.dtype).removeprefix("torch."))
+        return output, state
+
+    monkeypatch.setattr(SRU, "_layers", spy)
     options = ["a.wav"]
     if command == "evaluate":
         options = ["--manifest", write_manifest(folder, {"audio": "a.wav", "text": "A"}), "--json", tmp_path / "a.json"]
     status, _, _ = run(capsys, command, "--model", ".", "--precision", precision, *options)
     assert status == 0
-    assert {str(output.dtype) for output, _ in seen} == {f"torch.{precision}"}
+    assert set(seen) == {precision}
     if command == "evaluate":
         assert json.loads((tmp_path / "a.json").read_text())["precision"] == precision
 

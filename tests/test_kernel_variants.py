@@ -17,7 +17,7 @@ NEEDS = {
     "avx2": {"avx2", "fma"},
     "avx512": AVX512,
     "avx512_bf16": {*AVX512, "avx512_bf16"},
-    "amx": {*AVX512, "avx512_bf16", "amx_bf16", "amx_tile"},
+    "amx": {*AVX512, "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8"},
 }
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.ops import fused_layer, pack_weight, recurrence
+from sru_asr.ops import fused_layer, pack_weight, quantize_weight, recurrence
 from sru_asr.sru import SRU, SRULayer
 
 HIGHWAYS = ("none", "input", "projected")
@@ -52,17 +52,33 @@ class Case:
         return input, weight, x, [v, b, initial, lengths, 1.3], {"chunk": self.chunk, "lookahead": self.lookahead}
 
 
+def eight_bits(weight: torch.Tensor) -> torch.Tensor:
+    """Rows as multiples of a 127th of their greatest."""
+    greatest = weight.float().abs().amax(1, keepdim=True)
+    # Not 127 / greatest, of which torch makes a product with the reciprocal, which rounds otherwise.
+    return (weight.float() * torch.full_like(greatest, 127).div(greatest)).round() * (greatest / 127)
+
+
+def sixteen_bits(input: torch.Tensor) -> torch.Tensor:
+    """Frames as multiples of 2^-14 times the power of two below their greatest."""
+    greatest = input.float().abs().amax(-1, keepdim=True)
+    scale = torch.exp2(torch.floor(torch.log2(greatest.clamp(min=1e-30))) - 14)
+    return (input.float() / scale).round() * scale
+
+
 def check_case(case: Case) -> None:
     """Agreement with float32 arithmetic on the same numbers, but for the rounding of the output."""
     input, weight, x, rest, window = case.draw()
     parts = 4 if case.highway == "projected" else 3
-    u = F.linear(input.float(), weight.float()).unflatten(-1, (case.directions, parts, case.hidden))
-    expected, expected_state = recurrence(u, None if x is None else x.float(), *rest, **window)
-    h, state = fused_layer(input, x, pack_weight(weight, case.directions, parts), *rest, parts, **window)
-    assert h.dtype == torch.bfloat16
-    assert state.dtype == torch.float32
-    torch.testing.assert_close(h.float(), expected, rtol=2**-8, atol=2e-4)
-    torch.testing.assert_close(state, expected_state, rtol=1e-4, atol=1e-4)
+    for pack in (pack_weight, quantize_weight):
+        rounded = (input.float(), weight.float()) if pack is pack_weight else (sixteen_bits(input), eight_bits(weight))
+        u = F.linear(*rounded).unflatten(-1, (case.directions, parts, case.hidden))
+        expected, expected_state = recurrence(u, None if x is None else x.float(), *rest, **window)
+        h, state = fused_layer(input, x, pack(weight, case.directions, parts), *rest, parts, **window)
+        assert h.dtype == torch.bfloat16
+        assert state.dtype == torch.float32
+        torch.testing.assert_close(h.float(), expected, rtol=2**-8, atol=2e-4)
+        torch.testing.assert_close(state, expected_state, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("highway", HIGHWAYS)
@@ -104,29 +120,64 @@ def test_agrees_over_many_blocks_of_frames(batch):
     check_case(Case(batch, 70, 9, 4, inputs=70, hidden=70, highway="projected"))
 
 
-def run(input, weight, x, rest, window, parts=3):
-    return fused_layer(input, x, pack_weight(weight, rest[0].shape[0], parts), *rest, parts, **window)
+def run(input, weight, x, rest, window, parts=3, pack=pack_weight):
+    return fused_layer(input, x, pack(weight, rest[0].shape[0], parts), *rest, parts, **window)
 
 
-def test_padding_batch_mates_and_threads_change_nothing():
+@pytest.mark.parametrize("pack", [pack_weight, quantize_weight])
+def test_what_is_not_finite_stays_in_its_frame_or_column(pack):
+    input, weight, x, (v, b, *_), window = Case(1, 20, inputs=40, directions=1, hidden=40, highway="none").draw()
+    rest = (v, b, None, None, 1.0)
+    sane, _ = run(input, weight, x, rest, window, pack=pack)
+    input[0, 10, 3] = float("nan")
+    h, _ = run(input, weight, x, rest, window, pack=pack)
+    assert torch.equal(h[0, :10], sane[0, :10])
+    assert h[0, 10:].isnan().all()
+    weight[5, 0] = float("nan")  # a candidate's
+    h, _ = run(input[:, :10], weight, x, rest, window, pack=pack)
+    assert h[..., 5].isnan().all()
+    assert torch.equal(h[..., 6:], sane[:, :10, :, 6:])
+
+
+def test_quantised_weights_are_what_they_claim():
+    """Exact, as weights are integers up to 127 and inputs have eight bits."""
+    weight = torch.randint(-127, 128, (3 * 16, 200)).float()
+    weight[:, 7] = 127
+    weight[2] = 0
+    input = (torch.randint(-255, 256, (1, 1, 200)) / 4096).bfloat16()
+    zero = torch.zeros(1, 2, 16)
+    reset = torch.cat([zero[:, :1], zero[:, 1:] + 60], 1)  # the reset gate open, the forget gate at its product
+    _, state = fused_layer(input, None, quantize_weight(weight, 1, 3), zero, reset)
+    u = F.linear(input.double(), weight.double()).view(3, 16)
+    expected = (1 - u[1].sigmoid()) * u[0]
+    torch.testing.assert_close(state.view(16).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pack", [pack_weight, quantize_weight])
+def test_padding_batch_mates_and_threads_change_nothing(pack):
     input, weight, x, (v, b, initial, _, alpha), window = Case(5, 300, inputs=64, hidden=96).draw()
     lengths = torch.tensor([300, 17, 0, 299, 123])
     for i, length in enumerate(lengths):
         input[i, length:] = float("nan")
         x[i, length:] = float("nan")
-    h, state = run(input, weight, x, (v, b, initial, lengths, alpha), window)
+    h, state = run(input, weight, x, (v, b, initial, lengths, alpha), window, pack=pack)
     assert h.isfinite().all()
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
-        again, again_state = run(input, weight, x, (v, b, initial, lengths, alpha), window)
+        again, again_state = run(input, weight, x, (v, b, initial, lengths, alpha), window, pack=pack)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(h, again)
     assert torch.equal(state, again_state)
     for i, length in enumerate(lengths):
         alone, alone_state = run(
-            input[i : i + 1, :length], weight, x[i : i + 1, :length], (v, b, initial[i : i + 1], None, alpha), window
+            input[i : i + 1, :length],
+            weight,
+            x[i : i + 1, :length],
+            (v, b, initial[i : i + 1], None, alpha),
+            window,
+            pack=pack,
         )
         assert torch.equal(h[i, :length], alone[0])
         assert torch.equal(state[i], alone_state[0])
@@ -145,9 +196,10 @@ def test_passes_opcheck():
     input, weight, x, (v, b, initial, lengths, alpha), _ = Case(2, 9, hidden=70).draw()
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.sru_asr.pack_weight, (weight, 2, 3), test_utils=tests)
-    packed = pack_weight(weight, 2, 3)
-    arguments = (input, x, packed, v, b, initial, lengths, alpha, 3, 3, 0)
-    torch.library.opcheck(torch.ops.sru_asr.fused_layer, arguments, test_utils=tests)
+    torch.library.opcheck(torch.ops.sru_asr.quantize_weight, (weight, 2, 3), test_utils=tests)
+    for packed in ((pack_weight(weight, 2, 3), None), quantize_weight(weight, 2, 3)):
+        arguments = (input, x, *packed, v, b, initial, lengths, alpha, 3, 3, 0)
+        torch.library.opcheck(torch.ops.sru_asr.fused_layer, arguments, test_utils=tests)
 
 
 def test_float32_weights_are_rounded_as_torch_rounds():
@@ -162,6 +214,7 @@ def test_float32_weights_are_rounded_as_torch_rounds():
     [
         ({"input": torch.zeros(2, 6, 8)}, "input must be .* BFloat16, got .* of Float"),
         ({"input": torch.zeros(2, 6, 80).bfloat16()}, "weight must be what pack_weight made"),
+        ({"packed": quantize_weight(torch.zeros(30, 80), 2, 3)}, "weight must be what quantize_weight made"),
         (
             {"x": torch.zeros(2, 6, 2, 4).bfloat16()},
             r"x must be \(batch, frames, directions, hidden\) = \(2, 6, 2, 5\)",
@@ -229,8 +282,9 @@ def test_the_module_agrees_with_its_training_form(kind, autocast, window, monkey
         assert (got - want).float().norm() < 0.01 * want.float().norm()
 
 
-def test_live_equals_offline_in_one_pass():
-    sru = SRU(48, 24, 3, batch_first=True, bidirectional=True).bfloat16().eval()
+@pytest.mark.parametrize("quantized", [False, True])
+def test_live_equals_offline_in_one_pass(quantized):
+    sru = SRU(48, 24, 3, batch_first=True, bidirectional=True).bfloat16().eval().quantize(quantized)
     x = torch.randn(2, 23, 48).bfloat16()
     with torch.inference_mode():
         whole, _ = sru(x, chunk=4, lookahead=3)
@@ -241,7 +295,7 @@ def test_live_equals_offline_in_one_pass():
     assert torch.equal(torch.cat(pieces, 1), whole)
 
 
-def output_of(module: SRULayer, x: torch.Tensor) -> torch.Tensor:
+def output_of(module: SRULayer | SRU, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return module(x)[0]
 
@@ -270,6 +324,18 @@ def test_weights_are_packed_once_and_again_when_they_change(monkeypatch):
         fresh.load_state_dict(module.state_dict())
         assert torch.equal(seen[-1], output_of(fresh, x)), name
         assert not torch.equal(seen[-1], seen[-2]), name
+
+
+def test_quantising_can_be_undone_and_moves_the_output_a_little():
+    torch.manual_seed(0)
+    sru, x = SRU(64, 48, 3, bidirectional=True).bfloat16().eval(), torch.randn(2, 30, 64).bfloat16()
+    plain = output_of(sru, x)
+    assert sru.quantize() is sru
+    quantised = output_of(sru, x)
+    assert 0 < (quantised - plain).norm() < 0.01 * plain.norm()
+    assert torch.equal(output_of(sru.quantize(False), x), plain)
+    with torch.no_grad():
+        assert torch.equal(sru.float()(x.float())[0], sru.quantize()(x.float())[0])  # which is for bfloat16 alone
 
 
 def test_while_training_weights_are_packed_in_every_call(monkeypatch):

@@ -12,6 +12,7 @@
 namespace sru_asr::SRU_ASR_VARIANT {
 namespace {
 
+template <class Product>
 struct FusedLayer {
   static constexpr int N = kVectorBytes / sizeof(float);
   using V = Vector<float, N>;
@@ -226,6 +227,7 @@ struct FusedLayer {
   };
 
   static int64_t row_group_bytes(int64_t inputs) { return Product::packed_bytes(inputs); }
+  static int64_t padded(int64_t inputs) { return ceil_div(inputs, Product::kDepth) * Product::kDepth; }
 
   // Packs the row groups [begin, end) of the utterances at hand.
   void pack(int64_t begin, int64_t end) const {
@@ -260,13 +262,13 @@ struct FusedLayer {
   }
   template <Highway kHighway>
   void run_with(int64_t begin, int64_t end, void* scratch) const {
-    [[maybe_unused]] const Product::Session session;
+    [[maybe_unused]] const typename Product::Session session;
     float* const products = static_cast<float*>(scratch);
     Chain* const chains = reinterpret_cast<Chain*>(products + kProducts * kProduct);
     const int64_t per_direction = groups(args.hidden);
     for (int64_t n = begin; n < end; ++n) load_weights(n / per_direction, n % per_direction, chains[n - begin]);
 
-    const int64_t inputs = padded_inputs(args.inputs);
+    const int64_t inputs = padded(args.inputs);
     const int64_t block_bytes = kBlockRows / Product::kRows * row_group_bytes(args.inputs);
     const int64_t blocks = ceil_div(row_count(args), kBlockRows);
     const int64_t together = kKeptBytes < block_bytes ? 1 : kKeptBytes / block_bytes;
@@ -299,7 +301,8 @@ struct FusedLayer {
                 Behind& behind) const {
     const int64_t pairs = group_pairs(args.parts, args.hidden, group);
     const int64_t before = direction * packed_pairs(args.parts, args.hidden) + group * group_pairs(args.parts, kGroup, 0);
-    const bfloat16* weight = static_cast<const bfloat16*>(args.weight) + before * inputs * 2 * kTile;
+    const auto* weight = static_cast<const typename Product::Weight*>(args.weight) + before * inputs * 2 * kTile;
+    const float* scales = args.scales ? args.scales + before * 2 * kTile : nullptr;
     const int64_t row_groups = ceil_div(rows, Product::kRows);
     const auto valid = [&](int64_t g) {
       const int64_t to = base + (g + 1) * Product::kRows;
@@ -311,7 +314,7 @@ struct FusedLayer {
       if (to > g) {
         const char* from =
             static_cast<const char*>(args.rows) + (base / Product::kRows + g) * row_group_bytes(args.inputs);
-        Product::multiply(from, to - g, weight, pairs, inputs, product + g * Product::kRows * kTile, behind);
+        Product::multiply(from, to - g, weight, scales, pairs, inputs, product + g * Product::kRows * kTile, behind);
       }
       g = to + 1;
     }
@@ -332,9 +335,16 @@ struct FusedLayer {
   }
 };
 
-LayerNeeds layer_needs(const Layer& args) { return FusedLayer::needs(args); }
-void layer_pack(const Layer& args, int64_t begin, int64_t end) { FusedLayer{args}.pack(begin, end); }
-void layer_run(const Layer& args, int64_t begin, int64_t end, void* scratch) { FusedLayer{args}.run(begin, end, scratch); }
+using FusedLayer16 = FusedLayer<Product16>;
+using FusedLayer8 = FusedLayer<Product8>;
+
+LayerNeeds layer_needs(const Layer& args) { return args.scales ? FusedLayer8::needs(args) : FusedLayer16::needs(args); }
+void layer_pack(const Layer& args, int64_t begin, int64_t end) {
+  args.scales ? FusedLayer8{args}.pack(begin, end) : FusedLayer16{args}.pack(begin, end);
+}
+void layer_run(const Layer& args, int64_t begin, int64_t end, void* scratch) {
+  args.scales ? FusedLayer8{args}.run(begin, end, scratch) : FusedLayer16{args}.run(begin, end, scratch);
+}
 
 }  // namespace
 }  // namespace sru_asr::SRU_ASR_VARIANT

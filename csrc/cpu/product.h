@@ -3,6 +3,10 @@
 //
 // Each Product says in kRows how many rows it works on together, how it wants rows packed, and multiplies. Its result,
 // float32, lies tile by tile: tile j of row r at (j * kStride + r) * 16.
+//
+// Weights of eight bits halve what a live recogniser, a frame at a time, is waiting for: weights. Inputs keep 16 bits, as
+// multiples of a scale of their row's: x = scale * (256 high + low). Both halves are multiplied as integers, which add up
+// exactly, so rows come out the same whatever goes with them and whatever the processor.
 #pragma once
 
 #include "../simd.h"
@@ -19,6 +23,8 @@ constexpr int64_t kProduct = 4 * kGroup / kTile * kStride * kTile;  // numbers o
 // Multiply-adds of vectors. Rows are packed a few together, and for each pair of inputs the numbers of those rows side by
 // side: as they are where the processor multiplies pairs (AVX-512-bf16), else as the floats they stand for.
 struct VectorProduct {
+  using Weight = bfloat16;
+  static constexpr int64_t kDepth = sru_asr::kDepth;
   static constexpr int N = kVectorBytes / sizeof(float);
   using V = Vector<float, N>;
   static constexpr int kVectors = 2 * kTile / N;               // of a pair of tiles
@@ -77,8 +83,8 @@ struct VectorProduct {
   static constexpr bool kInterleaved = false;
 
   template <class Walk>
-  static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
-                       float* product, Walk&) {
+  static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, const float*, int64_t pairs,
+                       int64_t inputs, float* product, Walk&) {
     for (int64_t pair = 0; pair < pairs; ++pair)
       for (int64_t g = 0; g < row_groups; ++g)
         multiply_pair(static_cast<const Pair*>(rows) + g * kRows * inputs / 2, weight + pair * inputs * 2 * kTile, inputs,
@@ -87,9 +93,64 @@ struct VectorProduct {
 };
 
 #if defined(__AMX_BF16__)
+struct Tiles {
+  // Configures this thread's tiles, all 16 rows of 64 bytes, and gives them back.
+  struct Session {
+    Session() {
+      struct alignas(64) {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      } configuration;
+      asm volatile("ldtilecfg %0" : : "m"(configuration));
+    }
+    ~Session() { asm volatile("tilerelease"); }
+  };
+
+  // Tiles leave the vector units idle half of the time, so a walk goes on meanwhile, a vector with each step.
+  static constexpr bool kInterleaved = true;
+
+  // Takes `count` steps, and vectors of the walk along.
+  template <class Walk, class Step>
+  static SRU_ASR_INLINE void together_with(Walk& walk, int64_t count, Step advance) {
+    const int64_t frames = walk.ready(count / Walk::kTogether);
+    if (frames > 0) {
+      auto chains = walk.together();
+      for (int64_t frame = 0; frame < frames; ++frame) {
+#pragma GCC unroll 4
+        for (int v = 0; v < Walk::kTogether; ++v) {
+          advance();
+          chains.advance(v);
+        }
+        chains.next_frame();
+      }
+      chains.keep();
+      walk.pass(frames);
+    }
+    for (int64_t step = frames * Walk::kTogether; step < count; ++step) advance();
+  }
+
+  // By hand, as gcc's own do not say that they read memory.
+  template <int Register>
+  static SRU_ASR_INLINE void load(const void* from) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
+  }
+  // What is not wanted again soon: it does not push the weights out of L1.
+  template <int Register>
+  static SRU_ASR_INLINE void load_once(const void* from) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
+  }
+  template <int Register>
+  static SRU_ASR_INLINE void store(void* to) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(int64_t{64}), "i"(Register) : "memory");
+  }
+};
+
 // Two tiles of rows by two of columns, over a depth that keeps the tiles of the weights in L1 while the rows go by. Those are
 // read once for each pair, so they are loaded with the hint that keeps them from pushing the weights out.
-struct TileProduct {
+struct TileProduct : Tiles {
+  using Weight = bfloat16;
+  static constexpr int64_t kDepth = sru_asr::kDepth;
   static constexpr int kRows = 2 * kTile;
   static constexpr int64_t kMostSteps = 20;  // of kDepth inputs between storing the sums: 40 KB of weights
 
@@ -109,30 +170,14 @@ struct TileProduct {
   }
   static constexpr int64_t packed_bytes(int64_t inputs) { return kRows * padded_inputs(inputs) * 2; }
 
-  // Configures this thread's tiles, all 16 rows of 64 bytes, and gives them back.
-  struct Session {
-    Session() {
-      struct alignas(64) {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-      } configuration;
-      asm volatile("ldtilecfg %0" : : "m"(configuration));
-    }
-    ~Session() { asm volatile("tilerelease"); }
-  };
-
-  // Tiles leave the vector units idle half of the time, so a walk goes on meanwhile, a vector with each step.
-  static constexpr bool kInterleaved = true;
-
   template <class Walk>
-  static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, int64_t pairs, int64_t inputs,
-                       float* product, Walk& walk) {
+  static void multiply(const void* rows, int64_t row_groups, const bfloat16* weight, const float*, int64_t pairs,
+                       int64_t inputs, float* product, Walk& walk) {
     const int64_t steps = inputs / kDepth;
-    const int64_t together = ceil_div(steps, ceil_div(steps, kMostSteps));
+    const int64_t most = ceil_div(steps, ceil_div(steps, kMostSteps));
     for (int64_t pair = 0; pair < pairs; ++pair)
-      for (int64_t begin = 0; begin < steps; begin += together) {
-        const int64_t count = steps - begin < together ? steps - begin : together;
+      for (int64_t begin = 0; begin < steps; begin += most) {
+        const int64_t count = steps - begin < most ? steps - begin : most;
         const char* b = reinterpret_cast<const char*>(weight) + (pair * steps + begin) * 2 * kTileBytes;
         // The next pair's weights come from afar, and are wanted in L2: a share of them with each group of rows.
         const int64_t lines = ceil_div(2 * kTile, row_groups);
@@ -167,21 +212,7 @@ struct TileProduct {
             _tile_dpbf16ps(3, 5, 7);
             a += 2 * kTileBytes, here += 2 * kTileBytes;
           };
-          const int64_t frames = walk.ready(count / Walk::kTogether);
-          if (frames > 0) {
-            auto chains = walk.together();
-            for (int64_t frame = 0; frame < frames; ++frame) {
-#pragma GCC unroll 4
-              for (int v = 0; v < Walk::kTogether; ++v) {
-                advance();
-                chains.advance(v);
-              }
-              chains.next_frame();
-            }
-            chains.keep();
-            walk.pass(frames);
-          }
-          for (int64_t step = frames * Walk::kTogether; step < count; ++step) advance();
+          together_with(walk, count, advance);
           store<0>(c);
           store<1>(right);
           store<2>(below);
@@ -189,29 +220,217 @@ struct TileProduct {
         }
       }
   }
+};
+#endif
 
- private:
-  // By hand, as gcc's own do not say that they read memory.
-  template <int Register>
-  static SRU_ASR_INLINE void load(const void* from) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
+// Inputs of a row as 16-bit numbers, and the scale that makes them floats again: a power of two, so that bfloat16's eight
+// bits are kept of all that is at least 1/128 of the greatest. NaN or infinity spoil the whole row.
+struct Fixed {
+  static constexpr int N = kVectorBytes / sizeof(float);
+  using V = Vector<float, N>;
+  using Bits = Vector<int32_t, N>;
+
+  float scale = 0, inverse = 0;
+
+  Fixed(const bfloat16* from, int64_t inputs) {
+    if (!from) return;
+    Vector<uint32_t, N> most{};
+    for (int64_t k = 0; k < inputs; k += N) {
+      const auto magnitude = bit_cast<Vector<uint32_t, N>>(load(from + k, inputs - k)) & 0x7fffffffu;
+      most = magnitude > most ? magnitude : most;  // as integers, by which order NaN is greatest
+    }
+    uint32_t greatest = 0;
+    for (int i = 0; i < N; ++i) greatest = most[i] > greatest ? most[i] : greatest;
+    const uint32_t exponent = greatest & 0x7f800000u;
+    if (exponent == 0x7f800000u) {
+      scale = bit_cast<float>(0x7fc00000u);
+    } else if (exponent > 20u << 23) {  // what is below 1e-32 counts as zero
+      scale = bit_cast<float>(exponent - (14u << 23));
+      inverse = bit_cast<float>((268u << 23) - exponent);
+    }
   }
-  // What is not wanted again soon: it does not push the weights out of L1.
-  template <int Register>
-  static SRU_ASR_INLINE void load_once(const void* from) {
-    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(int64_t{64}), "i"(Register) : "memory");
+  static SRU_ASR_INLINE V load(const bfloat16* from, int64_t count) {
+    if (__builtin_expect(count >= N, 1)) return Lane<bfloat16, N>::load(from);
+    bfloat16 padded_row[N] = {};
+    for (int64_t i = 0; i < count; ++i) padded_row[i] = from[i];
+    return Lane<bfloat16, N>::load(padded_row);
   }
-  template <int Register>
-  static SRU_ASR_INLINE void store(void* to) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(int64_t{64}), "i"(Register) : "memory");
+  // The next N numbers: scale * (256 high + low).
+  SRU_ASR_INLINE void halves(const bfloat16* from, int64_t count, Bits& high, Bits& low) const {
+    if (inverse == 0) {
+      high = low = Bits{};
+      return;
+    }
+    const V shifted = load(from, count) * inverse + 12582912.0f;  // 1.5 * 2^23: the integer lies in the low bits
+    const Bits number = bit_cast<Bits>(shifted) - 0x4b400000;
+    high = number >> 8;
+    low = number & 255;
+  }
+};
+
+// Multiply-adds of vectors of 16 and 32 bits. Rows are packed one after the other: for every four inputs their high halves
+// and their low ones; the rows' scales come first.
+struct VectorProduct8 {
+  using Weight = int8_t;
+  static constexpr int64_t kDepth = 2 * sru_asr::kDepth;
+  static constexpr int N = kVectorBytes / sizeof(int32_t);
+  using Sums = Vector<int32_t, N>;
+  static constexpr int kVectors = 2 * kTile / N;  // of a tile, two sums a column
+  static constexpr int kRows = N == 16 ? 4 : 1;
+  struct Session {};
+  static constexpr bool kInterleaved = false;
+
+  static constexpr int64_t packed_bytes(int64_t inputs) {
+    return 64 + kRows * ceil_div(inputs, kDepth) * kDepth * 2 * sizeof(int16_t);
+  }
+  static void pack(void* to, const bfloat16* const* from, int64_t inputs) {
+    const int64_t padded = ceil_div(inputs, kDepth) * kDepth;
+    for (int r = 0; r < kRows; ++r) {
+      const Fixed fixed(from[r], inputs);
+      static_cast<float*>(to)[r] = fixed.scale;
+      int16_t* at = reinterpret_cast<int16_t*>(static_cast<char*>(to) + 64) + r * padded * 2;
+      for (int64_t k = 0; k < padded; k += N) {
+        Sums high{}, low{};
+        if (k < inputs) fixed.halves(from[r] ? from[r] + k : nullptr, inputs - k, high, low);
+        for (int i = 0; i < N; i += 4, at += 8)
+          for (int j = 0; j < 4; ++j) at[j] = high[i + j], at[4 + j] = low[i + j];
+      }
+    }
+  }
+
+  static SRU_ASR_INLINE Sums multiply_add(const Vector<int16_t, 2 * N>& a, const Vector<int16_t, 2 * N>& b) {
+#if defined(__AVX512BW__)
+    return bit_cast<Sums>(_mm512_madd_epi16(bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return bit_cast<Sums>(_mm256_madd_epi16(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+    return bit_cast<Sums>(_mm_madd_epi16(bit_cast<__m128i>(a), bit_cast<__m128i>(b)));
+#else
+    const Sums x = bit_cast<Sums>(a), y = bit_cast<Sums>(b);
+    return (x >> 16) * (y >> 16) + (x << 16 >> 16) * (y << 16 >> 16);
+#endif
+  }
+
+  template <class Walk>
+  static void multiply(const void* rows, int64_t row_groups, const int8_t* weight, const float* scales, int64_t pairs,
+                       int64_t inputs, float* product, Walk&) {
+    for (int64_t tile = 0; tile < 2 * pairs; ++tile)
+      for (int64_t g = 0; g < row_groups; ++g)
+        multiply_tile(static_cast<const char*>(rows) + g * packed_bytes(inputs),
+                      weight + (tile / 2 * inputs * 2 + tile % 2 * kDepth) * kTile, scales + tile * kTile, inputs,
+                      product + (tile * kStride + g * kRows) * kTile);
+  }
+  static void multiply_tile(const char* rows, const int8_t* weight, const float* scales, int64_t inputs, float* product) {
+    const float* const row_scales = reinterpret_cast<const float*>(rows);
+    const int16_t* const numbers = reinterpret_cast<const int16_t*>(rows + 64);
+    Sums sums[kRows][2][kVectors] = {};
+    for (int64_t k = 0; k < inputs; k += 4) {
+      const int8_t* const from = weight + k / kDepth * 2 * kTileBytes + k % kDepth * kTile;
+      for (int v = 0; v < kVectors; ++v) {
+        Vector<int8_t, 2 * N> bytes;
+        __builtin_memcpy(&bytes, from + v * 2 * N, sizeof(bytes));
+        const auto weights = __builtin_convertvector(bytes, Vector<int16_t, 2 * N>);
+        for (int r = 0; r < kRows; ++r)
+          for (int half = 0; half < 2; ++half) {
+            int64_t four;
+            __builtin_memcpy(&four, numbers + (r * inputs + k) * 2 + half * 4, sizeof(four));
+            const Vector<int64_t, N / 2> all = Vector<int64_t, N / 2>{} + four;
+            sums[r][half][v] += multiply_add(weights, bit_cast<Vector<int16_t, 2 * N>>(all));
+          }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      int32_t flat[2][2 * kTile];
+      __builtin_memcpy(flat, sums[r], sizeof(flat));
+      for (int j = 0; j < kTile; ++j) {
+        const float high = static_cast<float>(flat[0][2 * j] + flat[0][2 * j + 1]);
+        const float low = static_cast<float>(flat[1][2 * j] + flat[1][2 * j + 1]);
+        product[r * kTile + j] = (high * 256 + low) * (row_scales[r] * scales[j]);
+      }
+    }
+  }
+};
+
+#if defined(__AMX_INT8__)
+// A tile of rows, high halves and low ones, by two of columns. The weights of a pair stay in L1 for as many inputs as
+// layers have; sums stay in tiles.
+struct TileProduct8 : Tiles {
+  using Weight = int8_t;
+  static constexpr int64_t kDepth = 2 * sru_asr::kDepth;
+  static constexpr int kRows = kTile;
+
+  static constexpr int64_t packed_bytes(int64_t inputs) { return 64 + kRows * ceil_div(inputs, kDepth) * kDepth * 2; }
+  static void pack(void* to, const bfloat16* const* from, int64_t inputs) {
+    for (int r = 0; r < kRows; ++r) {
+      const Fixed fixed(from[r], inputs);
+      static_cast<float*>(to)[r] = fixed.scale;
+      char* at = static_cast<char*>(to) + 64 + r * kDepth;
+      for (int64_t k = 0; k < inputs; k += kDepth, at += 2 * kTileBytes)
+        for (int64_t i = 0; i < kDepth; i += Fixed::N) {
+          Fixed::Bits high{}, low{};
+          if (k + i < inputs) fixed.halves(from[r] ? from[r] + k + i : nullptr, inputs - k - i, high, low);
+          const auto high_bytes = _mm512_cvtepi32_epi8(bit_cast<__m512i>(high));
+          const auto low_bytes = _mm512_cvtepi32_epi8(bit_cast<__m512i>(low));
+          __builtin_memcpy(at + i, &high_bytes, sizeof(high_bytes));
+          __builtin_memcpy(at + kTileBytes + i, &low_bytes, sizeof(low_bytes));
+        }
+    }
+  }
+
+  template <class Walk>
+  static void multiply(const void* rows, int64_t row_groups, const int8_t* weight, const float* scales, int64_t pairs,
+                       int64_t inputs, float* product, Walk& walk) {
+    const int64_t steps = inputs / kDepth;
+    alignas(64) int32_t sums[4][kTile][kTile];
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const char* const b = reinterpret_cast<const char*>(weight) + pair * steps * 2 * kTileBytes;
+      const int64_t lines = ceil_div(2 * kTile, row_groups);
+      const char* ahead = b + steps * 2 * kTileBytes;
+      for (int64_t g = 0; g < row_groups; ++g) {
+        const char* const group = static_cast<const char*>(rows) + g * packed_bytes(inputs);
+        const char *a = group + 64, *here = b;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        together_with(walk, steps, [&]() SRU_ASR_INLINE_LAMBDA {
+          for (int64_t line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+          load_once<4>(a);
+          load<6>(here);
+          _tile_dpbssd(0, 4, 6);
+          load<7>(here + kTileBytes);
+          _tile_dpbssd(1, 4, 7);
+          load_once<5>(a + kTileBytes);
+          _tile_dpbusd(2, 5, 6);
+          _tile_dpbusd(3, 5, 7);
+          a += 2 * kTileBytes, here += 2 * kTileBytes;
+        });
+        store<0>(sums[0]);
+        store<1>(sums[1]);
+        store<2>(sums[2]);
+        store<3>(sums[3]);
+        for (int tile = 0; tile < 2; ++tile) {
+          const auto scale = Lane<float, 16>::load(scales + (2 * pair + tile) * kTile);
+          float* const to = product + ((2 * pair + tile) * kStride + g * kRows) * kTile;
+          for (int r = 0; r < kRows; ++r) {
+            const auto high = _mm512_cvtepi32_ps(_mm512_load_si512(sums[tile][r]));
+            const auto low = _mm512_cvtepi32_ps(_mm512_load_si512(sums[2 + tile][r]));
+            const float row_scale = reinterpret_cast<const float*>(group)[r];
+            Lane<float, 16>::store(to + r * kTile, (high * 256.0f + low) * (row_scale * scale));
+          }
+        }
+      }
+    }
   }
 };
 #endif
 
 #if defined(__AMX_BF16__)
-using Product = TileProduct;
+using Product16 = TileProduct;
+using Product8 = TileProduct8;
 #else
-using Product = VectorProduct;
+using Product16 = VectorProduct;
+using Product8 = VectorProduct8;
 #endif
 
 }  // namespace

@@ -39,8 +39,8 @@ bool has_avx512_bf16() { return has_avx512() && leaf7(1, 0, 1u << 5); }
 bool has_amx() {
 #if defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM: the system saves tiles when asked to
-  constexpr unsigned kBf16AndTiles = 1u << 22 | 1u << 24;
-  return has_avx512_bf16() && leaf7(0, 3, kBf16AndTiles) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  constexpr unsigned kBf16TilesInt8 = 1u << 22 | 1u << 24 | 1u << 25;
+  return has_avx512_bf16() && leaf7(0, 3, kBf16TilesInt8) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif

@@ -29,10 +29,27 @@ def pack_weight(weight: Tensor, directions: int, parts: int) -> Tensor:
     return torch.ops.sru_asr.pack_weight(weight, directions, parts)
 
 
+def quantize_weight(weight: Tensor, directions: int, parts: int) -> tuple[Tensor, Tensor]:
+    """As :func:`pack_weight`, but with a scale for each column, of whose weights the greatest becomes 127.
+
+    Args:
+        weight: (directions * parts * hidden, inputs), float32 or bfloat16.
+        directions: 1 or 2.
+        parts: 3, or 4 if the product brings the highway.
+
+    Returns:
+        One dimension of int8, and the scales, one dimension of float32, both padded with zeros.
+
+    Raises:
+        RuntimeError: an argument has a wrong shape or dtype; the message names it.
+    """
+    return torch.ops.sru_asr.quantize_weight(weight, directions, parts)
+
+
 def fused_layer(
     input: Tensor,
     x: Tensor | None,
-    packed: Tensor,
+    packed: Tensor | tuple[Tensor, Tensor],
     weight_c: Tensor,
     bias: Tensor,
     initial_state: Tensor | None = None,
@@ -50,7 +67,8 @@ def fused_layer(
     Args:
         input: (batch, frames, inputs) bfloat16; the last dimension should be contiguous.
         x: (batch, frames, directions, hidden) bfloat16, the highway if `parts` is 3; None for no highway.
-        packed: what :func:`pack_weight` made of the layer's matrix.
+        packed: what :func:`pack_weight` made of the layer's matrix, or :func:`quantize_weight`. With the latter each
+            frame of the input is rounded to 16 bits of its greatest number, and the product is exact.
         weight_c: (directions, 2, hidden); see :func:`sru_asr.ops.recurrence`, as for all that follows.
         bias: (directions, 2, hidden).
         initial_state: (batch, directions, hidden).
@@ -68,25 +86,40 @@ def fused_layer(
     """
     if initial_state is not None:
         initial_state = initial_state.float()
+    weight, scales = (packed, None) if isinstance(packed, Tensor) else packed
     return torch.ops.sru_asr.fused_layer(
-        input, x, packed, weight_c.float(), bias.float(), initial_state, lengths, alpha, parts, chunk, lookahead
+        input, x, weight, scales, weight_c.float(), bias.float(), initial_state, lengths, alpha, parts, chunk, lookahead
     )
 
 
-@torch.library.register_fake("sru_asr::pack_weight")
-def _(weight, directions, parts):  # type: ignore[no-untyped-def]
+def _packed_columns(weight, directions, parts):  # type: ignore[no-untyped-def]
     hidden = weight.shape[0] // (directions * parts)
 
     def tiles(units):  # type: ignore[no-untyped-def]
         return 2 * ((parts * ((units + _TILE - 1) // _TILE) + 1) // 2)
 
-    padded_inputs = (weight.shape[1] + _DEPTH - 1) // _DEPTH * _DEPTH
-    all_tiles = hidden // _GROUP * tiles(_GROUP) + tiles(hidden % _GROUP)
-    return weight.new_empty(directions * all_tiles * _TILE * padded_inputs, dtype=torch.bfloat16)
+    return directions * (hidden // _GROUP * tiles(_GROUP) + tiles(hidden % _GROUP)) * _TILE
+
+
+def _padded(inputs, depth):  # type: ignore[no-untyped-def]
+    return (inputs + depth - 1) // depth * depth
+
+
+@torch.library.register_fake("sru_asr::pack_weight")
+def _(weight, directions, parts):  # type: ignore[no-untyped-def]
+    size = _packed_columns(weight, directions, parts) * _padded(weight.shape[1], _DEPTH)
+    return weight.new_empty(size, dtype=torch.bfloat16)
+
+
+@torch.library.register_fake("sru_asr::quantize_weight")
+def _(weight, directions, parts):  # type: ignore[no-untyped-def]
+    columns = _packed_columns(weight, directions, parts)
+    size = columns * _padded(weight.shape[1], 2 * _DEPTH)
+    return weight.new_empty(size, dtype=torch.int8), weight.new_empty(columns, dtype=torch.float32)
 
 
 @torch.library.register_fake("sru_asr::fused_layer")
-def _(input, x, weight, weight_c, bias, initial_state, lengths, alpha, parts, chunk, lookahead):  # type: ignore[no-untyped-def]
+def _(input, x, weight, scales, weight_c, bias, initial_state, lengths, alpha, parts, chunk, lookahead):  # type: ignore[no-untyped-def]
     batch, frames, _ = input.shape
     directions, _, hidden = weight_c.shape
     return (
