@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 BENCH := .venv/.bench
 PEERS := .venv/peers
 RESULTS := benchmarks/results
-LAYER_OPTIONS ?= --widths 320 512 --batches 1 8
+LAYER_OPTIONS ?=
 
 .PHONY: demo test quick check bench clean
 

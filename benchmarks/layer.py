@@ -10,7 +10,9 @@ Four tables, each with every candidate taking its turn, medians compared:
 - `stack`: five bidirectional layers without gradients against `nn.LSTM` and `nn.GRU` in float32, bfloat16 and with
   dynamic int8 weights, and, where it is installed, the PyPI package `sru`;
 - `training`: a step of one layer, forward and backward, in float32 and bfloat16, against `nn.LSTM`;
-- `live`: five layers over a window of some frames of one stream, against one frame.
+- `live`: five layers over a window of some frames of one stream, against one frame, with weights of 16 and of 8 bits.
+
+What would take an LSTM many minutes is left out: see MOST_WORK.
 
 Freed memory stays with the process, as in a training.
 """
@@ -40,6 +42,8 @@ from sru_asr.memory import keep_freed_memory
 WARM_UP = 3
 LAYERS = 5
 SEED = 0
+# Frames times the square of a direction's width, of the shapes that a table takes in.
+MOST_WORK = {"product": 8000 * 1024**2, "stack": 2000 * 512**2, "training": 2000 * 512**2, "live": 8000 * 1024**2}
 Candidates = dict[str, Callable[[], object]]
 
 
@@ -74,17 +78,13 @@ def without_gradients(module: nn.Module, x: Tensor) -> Callable[[], object]:
     return call
 
 
-def product(batch: int, frames: int, width: int) -> Candidates:
+def product(batch: int, frames: int, width: int, dtype: torch.dtype) -> Candidates:
     """One layer, and its matrix product alone."""
-    candidates: Candidates = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        layer = ours(width, 1, dtype)
-        x = torch.randn(batch, frames, 2 * width).to(dtype)
-        weight = layer.state_dict()["layers.0.weight"]
-        name = str(dtype).removeprefix("torch.")
-        candidates[f"ours {name}"] = without_gradients(layer, x)
-        candidates[f"product {name}"] = partial(F.linear, x, weight)
-    return candidates
+    layer = ours(width, 1, dtype)
+    x = torch.randn(batch, frames, 2 * width).to(dtype)
+    weight = layer.state_dict()["layers.0.weight"]
+    name = str(dtype).removeprefix("torch.")
+    return {f"ours {name}": without_gradients(layer, x), f"product {name}": partial(F.linear, x, weight)}
 
 
 def stack(batch: int, frames: int, width: int) -> Candidates:
@@ -138,10 +138,11 @@ def training(batch: int, frames: int, width: int) -> Candidates:
 
 
 def live(frames: tuple[int, ...], width: int) -> Candidates:
-    """Five layers over windows of one stream."""
-    sru = ours(width, LAYERS, torch.bfloat16)
+    """Five layers over windows of one stream, with weights of 16 bits and of 8."""
+    plain = ours(width, LAYERS, torch.bfloat16)
+    quantized = ours(width, LAYERS, torch.bfloat16).quantize()
 
-    def window(n: int) -> Callable[[], object]:
+    def window(sru: SRU, n: int) -> Callable[[], object]:
         x = torch.randn(1, n, 2 * width).bfloat16()
         state = torch.zeros(LAYERS, 1, width)
 
@@ -151,7 +152,10 @@ def live(frames: tuple[int, ...], width: int) -> Candidates:
 
         return call
 
-    return {f"{n} frames": window(n) for n in frames}
+    return {
+        **{f"{n} frames": window(plain, n) for n in frames},
+        **{f"{n} frames int8": window(quantized, n) for n in frames},
+    }
 
 
 def measure(table: str, sizes: dict[str, int], repetitions: int) -> dict[str, Any]:
@@ -160,7 +164,12 @@ def measure(table: str, sizes: dict[str, int], repetitions: int) -> dict[str, An
     if table == "live":
         times = medians(live((1, 2, 4, 8, 16, 32, 64), sizes["width"]), repetitions)
         return {"milliseconds": times, "ratios": {n: round(t / times["1 frames"], 2) for n, t in times.items()}}
-    times = medians({"product": product, "stack": stack, "training": training}[table](**sizes), repetitions)
+    if table == "product":  # one dtype after the other, as either's clock is another
+        times = {}
+        for dtype in (torch.bfloat16, torch.float32):
+            times |= medians(product(**sizes, dtype=dtype), repetitions)
+    else:
+        times = medians({"stack": stack, "training": training}[table](**sizes), repetitions)
     if table == "product":
         ratios = {n: round(times[f"ours {n}"] / times[f"product {n}"], 2) for n in ("bfloat16", "float32")}
     else:
@@ -198,6 +207,8 @@ def main() -> None:
             shapes = [(b, f) for b in options.batches for f in options.frames] if table != "live" else [(1, 0)]
             for width in options.widths:
                 for batch, frames in shapes:
+                    if batch * frames * width**2 > MOST_WORK[table]:
+                        continue
                     sizes = {"width": width, **({} if table == "live" else {"batch": batch, "frames": frames})}
                     result = measure(table, sizes, options.repetitions)
                     row = {"table": table, "threads": threads, **sizes, "repetitions": options.repetitions}
