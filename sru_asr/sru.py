@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -241,7 +242,7 @@ class SRU(nn.Module):
         self,
         input: Tensor | PackedSequence,
         state: Tensor | None = None,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         chunk: int = 0,
         lookahead: int = 0,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
@@ -251,7 +252,8 @@ class SRU(nn.Module):
             input: (batch, frames, input_size) if `batch_first`, else (frames, batch, input_size); unbatched
                 (frames, input_size); or a PackedSequence.
             state: (num_layers * directions, batch, hidden_size), as an earlier call returned it; zeros if None.
-            lengths: (batch,) int64, frames of each sequence; whole if None. Not together with a PackedSequence.
+            lengths: (batch,) frames of each sequence, any integers (a list, too); whole if None. Not together with a
+                PackedSequence.
             chunk: compute what a live recogniser computes that sees `chunk` new frames and `lookahead` more at a time
                 (see :mod:`sru_asr.windows`); 0 for full context.
             lookahead: frames a window sees behind its chunk.
@@ -280,6 +282,7 @@ class SRU(nn.Module):
             )
             return PackedSequence(packed.data, packed.batch_sizes, order, input.unsorted_indices), state
         self._check_input(input, 2, 3)
+        lengths = _as_lengths(lengths, input.device)
         if input.dim() == 2:
             batch_state = state.unsqueeze(1) if isinstance(state, Tensor) else state
             output, state = self._whole(input.unsqueeze(0), batch_state, lengths, chunk, lookahead)
@@ -311,7 +314,11 @@ class SRU(nn.Module):
         """Do nothing: for code written for `nn.LSTM`, whose parameters cuDNN wants in one piece."""
 
     def advance(
-        self, window: Tensor, chunk: int, state: Tensor | None = None, lengths: Tensor | None = None
+        self,
+        window: Tensor,
+        chunk: int,
+        state: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the stack over one window of live streams; what `forward` computes with `chunk` and `lookahead`.
 
@@ -320,12 +327,13 @@ class SRU(nn.Module):
             chunk: how many of the frames are new, and are emitted; the others will come again in the next window.
             state: (num_layers, batch, hidden_size), the forward direction's state as the previous window's call
                 returned it; None at the start. The backward direction starts anew in every window.
-            lengths: (batch,) int64, frames of each window where a stream has ended within it.
+            lengths: (batch,) frames of each window where a stream has ended within it, as in `forward`.
 
         Returns:
             The chunk's output, (batch, chunk, directions * hidden_size), and the next window's state.
         """
         self._check_input(window, 3)
+        lengths = _as_lengths(lengths, window.device)
         if not 1 <= chunk <= window.shape[1]:
             raise ValueError(f"expected a chunk of 1 to {window.shape[1]} frames (the window's), found {chunk}")
         full = None
@@ -392,3 +400,12 @@ class SRU(nn.Module):
             return y
         keep = 1 - self.dropout
         return y * torch.bernoulli(y.new_full((y.shape[0], 1, y.shape[2]), keep)).div_(keep)
+
+
+def _as_lengths(lengths: Any, device: torch.device) -> Tensor | None:
+    if lengths is None:
+        return None
+    lengths = torch.as_tensor(lengths, device=device)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise ValueError(f"expected lengths of integers, (batch,), found {lengths.dtype}")
+    return lengths.long()

@@ -484,6 +484,17 @@ def test_packed_sequences_bring_their_lengths():
         SRU(6, 4)(packed, lengths=torch.tensor([5, 3]))
 
 
+@pytest.mark.parametrize("window", [{}, {"chunk": 2, "lookahead": 1}])
+def test_lengths_may_be_a_list_or_any_integers(window):
+    sru, x = SRU(6, 4, batch_first=True, bidirectional=True), torch.randn(2, 5, 6)
+    expected = sru(x, lengths=torch.tensor([5, 3]), **window)
+    for lengths in ([5, 3], (5, 3), torch.tensor([5, 3], dtype=torch.int32)):
+        for got, want in zip(sru(x, lengths=lengths, **window), expected, strict=True):
+            assert torch.equal(got, want)
+    with pytest.raises(ValueError, match="lengths of integers, .* found torch.float32"):
+        sru(x, lengths=torch.tensor([5.0, 3.0]), **window)
+
+
 def test_lengths_that_do_not_fit():
     sru = SRU(6, 4, batch_first=True)
     for lengths, message in (([6, 3], r"lengths\[0\] must lie between 0 and the 5"), ([5], "lengths must be")):
