@@ -115,7 +115,12 @@ class SRULayer(nn.Module):
             y, highway = y.bfloat16(), None if highway is None else highway.bfloat16()
             h, state = fused_layer(y, highway, self._packed_weight(), *rest, self.parts, chunk, lookahead)
         else:
-            u = F.linear(y, self.weight).unflatten(-1, (self.directions, self.parts, self.hidden_size))
+            if y is x and highway is not None:
+                u, x = _ProductAndInput.apply(*_autocast(x, self.weight))
+                highway = x.unflatten(-1, (self.directions, self.hidden_size))
+            else:
+                u = F.linear(y, self.weight)
+            u = u.unflatten(-1, (self.directions, self.parts, self.hidden_size))
             h, state = recurrence(u, highway, *rest, chunk, lookahead)
         return h.flatten(2), state
 
@@ -157,6 +162,39 @@ class SRULayer(nn.Module):
     def extra_repr(self) -> str:
         """Sizes for `print(layer)`."""
         return f"{self.input_size}, {self.hidden_size}, directions={self.directions}, parts={self.parts}"
+
+
+class _ProductAndInput(torch.autograd.Function):
+    """The product of x, (batch, frames, inputs), with a matrix, (outputs, inputs), and x itself.
+
+    Where a layer needs both, their gradients meet in one matrix product; else autograd adds them, a pass over memory.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return F.linear(x, weight), x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_product: Tensor, grad_x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = grad_product.flatten(0, 1)
+        of_x, of_weight = ctx.needs_input_grad
+        return (
+            torch.addmm(grad_x.flatten(0, 1), rows, weight).view_as(x) if of_x else None,
+            rows.T @ x.flatten(0, 1) if of_weight else None,
+        )
+
+
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    """What `torch.autocast` makes of what enters a matrix product; a function of one's own it leaves alone."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device) or torch.float64 in {t.dtype for t in tensors}:
+        return list(tensors)
+    return [t.to(torch.get_autocast_dtype(device)) for t in tensors]
 
 
 class SRU(nn.Module):

@@ -491,7 +491,7 @@ def test_lengths_may_be_a_list_or_any_integers(window):
     for lengths in ([5, 3], (5, 3), torch.tensor([5, 3], dtype=torch.int32)):
         for got, want in zip(sru(x, lengths=lengths, **window), expected, strict=True):
             assert torch.equal(got, want)
-    with pytest.raises(ValueError, match="lengths of integers, .* found torch.float32"):
+    with pytest.raises(ValueError, match=r"lengths of integers, .* found torch\.float32"):
         sru(x, lengths=torch.tensor([5.0, 3.0]), **window)
 
 
