@@ -2,7 +2,7 @@
 # make test   environment, lint, format and type checks, the whole test suite
 # make quick  the same without the tests that take more than ten seconds
 # make bench  layers, recurrence and CTC loss against what one would use instead; the README's tables and chart anew
-#             (an hour or so, estimated; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
+#             (43 min on 2 cores; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
 # PYTHON=python3.12 chooses the interpreter; .venv is the only thing made outside data/ and runs/.
 
 PYTHON ?= python3
