@@ -50,7 +50,7 @@ void pack_tile(const Weight* from, int64_t columns, int64_t inputs, uint16_t* to
           j < columns && k < inputs ? to_bfloat16(from[j * inputs + k]) : 0;
 }
 
-// Calls tile(n, row, columns) for every tile in the order of the packed weights: the n-th holds `columns` rows of the
+// Calls each(n, row, columns) for every tile in the order of the packed weights: the n-th holds `columns` rows of the
 // matrix from `row` on, none if it only completes a pair.
 template <class Tile>
 void each_tile(int64_t directions, int64_t parts, int64_t hidden, Tile each) {

@@ -42,8 +42,7 @@ SRU_ASR_INLINE To bit_cast(const From& from) {
   return to;
 }
 
-// What a storage type computes in, and how a vector of it is read and written. `count` below N reads or writes a tail;
-// the lanes behind it are zero.
+// What a storage type computes in, and how a vector of it is read and written.
 template <class Storage, int N>
 struct Lane {
   using Accumulator = Storage;
@@ -86,6 +85,22 @@ struct Lane<bfloat16, N> {
     __builtin_memcpy(to, &narrow, sizeof(narrow));
   }
 };
+
+// The same for the `count` lanes of a tail, if there are fewer than N; those behind it are read as zeros.
+template <int N, class Storage>
+SRU_ASR_INLINE auto load_lanes(const Storage* from, int64_t count) {
+  if (__builtin_expect(count >= N, 1)) return Lane<Storage, N>::load(from);
+  Storage padded_row[N] = {};
+  for (int64_t i = 0; i < count; ++i) padded_row[i] = from[i];
+  return Lane<Storage, N>::load(padded_row);
+}
+template <int N, class Storage, class V>
+SRU_ASR_INLINE void store_lanes(Storage* to, const V& v, int64_t count) {
+  if (__builtin_expect(count >= N, 1)) return Lane<Storage, N>::store(to, v);
+  Storage padded_row[N];
+  Lane<Storage, N>::store(padded_row, v);
+  for (int64_t i = 0; i < count; ++i) to[i] = padded_row[i];
+}
 
 // exp for |x| <= 40, the range gates() asks for, as 2^n 2^r with n an integer and |r| <= 1/2. Of the polynomials of its
 // degree that are exact at 0, this one has the least relative error: 9.2e-8.

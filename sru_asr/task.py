@@ -131,10 +131,10 @@ class SpeechTask(pl.LightningModule):
 
         There it refuses optimizers that could undo a scaling of the loss, although bfloat16 has none.
         """
-        plugin = self.trainer.precision_plugin
-        clip = Precision.clip_gradients if self.trainer.precision == "bf16-mixed" else type(plugin).clip_gradients
+        if self.trainer.precision != "bf16-mixed":
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        clip(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note how far the epoch has come, for the sampler to go on from there."""

@@ -39,19 +39,6 @@ struct FusedLayer {
     return left < 0 ? 0 : left < size() ? left : size();
   }
 
-  static SRU_ASR_INLINE V load(const bfloat16* from, int count) {
-    if (__builtin_expect(count == N, 1)) return Lane<bfloat16, N>::load(from);
-    bfloat16 padded_row[N] = {};
-    for (int i = 0; i < count; ++i) padded_row[i] = from[i];
-    return Lane<bfloat16, N>::load(padded_row);
-  }
-  static SRU_ASR_INLINE void store(bfloat16* to, const V& v, int count) {
-    if (__builtin_expect(count == N, 1)) return Lane<bfloat16, N>::store(to, v);
-    bfloat16 padded_row[N];
-    Lane<bfloat16, N>::store(padded_row, v);
-    for (int i = 0; i < count; ++i) to[i] = padded_row[i];
-  }
-
   // Some vectors of columns from frame to frame: their states, in registers, and where the next frame lies.
   template <Highway kHighway, int kCount>
   struct Chains {
@@ -78,10 +65,10 @@ struct FusedLayer {
       in.reset = Lane<float, N>::load(u[v] + 2 * kPart);
       in.highway = V{};
       if constexpr (kHighway == Highway::part) in.highway = Lane<float, N>::load(u[v] + 3 * kPart) * alpha;
-      if constexpr (kHighway == Highway::input) in.highway = load(x + v * N, lanes) * alpha;
+      if constexpr (kHighway == Highway::input) in.highway = load_lanes<N>(x + v * N, lanes) * alpha;
       const Weights<V> w = {Lane<float, N>::load(weights[0] + j), Lane<float, N>::load(weights[1] + j),
                             Lane<float, N>::load(weights[2] + j), Lane<float, N>::load(weights[3] + j)};
-      store(h + v * N, cell_forward<true>(in, w, c[v]), lanes);
+      store_lanes<N>(h + v * N, cell_forward<true>(in, w, c[v]), lanes);
       u[v] += u_step;
     }
     SRU_ASR_INLINE void next_frame() {

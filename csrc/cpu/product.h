@@ -236,7 +236,7 @@ struct Fixed {
     if (!from) return;
     Vector<uint32_t, N> most{};
     for (int64_t k = 0; k < inputs; k += N) {
-      const auto magnitude = bit_cast<Vector<uint32_t, N>>(load(from + k, inputs - k)) & 0x7fffffffu;
+      const auto magnitude = bit_cast<Vector<uint32_t, N>>(load_lanes<N>(from + k, inputs - k)) & 0x7fffffffu;
       most = magnitude > most ? magnitude : most;  // as integers, by which order NaN is greatest
     }
     uint32_t greatest = 0;
@@ -249,19 +249,13 @@ struct Fixed {
       inverse = bit_cast<float>((268u << 23) - exponent);
     }
   }
-  static SRU_ASR_INLINE V load(const bfloat16* from, int64_t count) {
-    if (__builtin_expect(count >= N, 1)) return Lane<bfloat16, N>::load(from);
-    bfloat16 padded_row[N] = {};
-    for (int64_t i = 0; i < count; ++i) padded_row[i] = from[i];
-    return Lane<bfloat16, N>::load(padded_row);
-  }
   // The next N numbers: scale * (256 high + low).
   SRU_ASR_INLINE void halves(const bfloat16* from, int64_t count, Bits& high, Bits& low) const {
     if (inverse == 0) {
       high = low = Bits{};
       return;
     }
-    const V shifted = load(from, count) * inverse + 12582912.0f;  // 1.5 * 2^23: the integer lies in the low bits
+    const V shifted = load_lanes<N>(from, count) * inverse + 12582912.0f;  // 1.5 * 2^23: the integer lies in the low bits
     const Bits number = bit_cast<Bits>(shifted) - 0x4b400000;
     high = number >> 8;
     low = number & 255;

@@ -74,17 +74,11 @@ struct Recurrence {
 
   template <class T>
   static SRU_ASR_INLINE V load(const T* from, int count) {
-    if (__builtin_expect(count == N, 1)) return Lane<T, N>::load(from);
-    T padded_row[N] = {};
-    for (int i = 0; i < count; ++i) padded_row[i] = from[i];
-    return Lane<T, N>::load(padded_row);
+    return load_lanes<N>(from, count);
   }
   template <class T>
   static SRU_ASR_INLINE void store(T* to, const V& v, int count) {
-    if (__builtin_expect(count == N, 1)) return Lane<T, N>::store(to, v);
-    T padded_row[N];
-    Lane<T, N>::store(padded_row, v);
-    for (int i = 0; i < count; ++i) to[i] = padded_row[i];
+    store_lanes<N>(to, v, count);
   }
 
   // Where the parameters and a frame's inputs begin. Kept in registers, in a variable of the loop's own: as many
