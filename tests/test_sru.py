@@ -349,9 +349,10 @@ def test_residual_adds_where_widths_agree():
     assert torch.equal(sru(x)[0], first + second)
 
 
+@pytest.mark.parametrize("kind", ["bidirectional", "all"])  # the first without a norm between highway and product
 @pytest.mark.parametrize("window", [(0, 0), (2, 1)])
-def test_gradcheck(window):
-    sru = randomize(SRU(4, 2, 2, batch_first=True, **KINDS["all"])).double()
+def test_gradcheck(kind, window):
+    sru = randomize(SRU(4, 2, 2, batch_first=True, **KINDS[kind])).double()
     names = [name for name, _ in sru.named_parameters()]
     x = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
     state = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
@@ -361,6 +362,21 @@ def test_gradcheck(window):
         return torch.func.functional_call(sru, dict(zip(names, parameters, strict=True)), arguments)
 
     assert torch.autograd.gradcheck(call, (x, state, *sru.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_of_a_highway_under_autocast(frozen):
+    layer, x = SRULayer(32, 16, bidirectional=True), torch.randn(2, 9, 32, requires_grad=True)
+    layer.weight.requires_grad_(not frozen)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output, _ = layer(x)
+        gradients.append(torch.autograd.grad(output.float().square().sum(), wanted))
+    for expected, found in zip(*gradients, strict=True):
+        assert found.dtype == torch.float32
+        assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 def test_parameters_are_made_as_asked_for():
