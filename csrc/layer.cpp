@@ -26,18 +26,9 @@ struct Arena {
   }
 };
 
-uint16_t to_bfloat16(uint16_t x) { return x; }
-// To nearest, ties to even; a NaN stays one.
-uint16_t to_bfloat16(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, sizeof bits);
-  return x == x ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : (bits >> 16) | 0x40u;
-}
-
-// One tile of 16 columns, whose inputs lie one behind the other.
-template <class Weight>
-void pack_tile(const Weight* from, int64_t columns, int64_t inputs, uint16_t* to) {
-  if (sizeof(Weight) == 2 && columns == kTile && inputs % kDepth == 0) {  // two inputs at a time
+// One tile of 16 columns, whose inputs lie one behind the other, in bfloat16: two inputs of each column side by side.
+void pack_tile(const uint16_t* from, int64_t columns, int64_t inputs, uint16_t* to) {
+  if (columns == kTile && inputs % kDepth == 0) {  // two inputs at a time
     for (int64_t k = 0; k < inputs; k += kDepth, to += kTileBytes)
       for (int64_t pair = 0; pair < kDepth / 2; ++pair)
         for (int64_t j = 0; j < kTile; ++j)
@@ -47,7 +38,13 @@ void pack_tile(const Weight* from, int64_t columns, int64_t inputs, uint16_t* to
   for (int64_t k = 0; k < padded_inputs(inputs); ++k)
     for (int64_t j = 0; j < kTile; ++j)
       to[k / kDepth * kTileBytes + k % kDepth / 2 * 2 * kTile + 2 * j + k % 2] =
-          j < columns && k < inputs ? to_bfloat16(from[j * inputs + k]) : 0;
+          j < columns && k < inputs ? from[j * inputs + k] : 0;
+}
+// The same in float32.
+void pack_tile(const float* from, int64_t columns, int64_t inputs, float* to) {
+  for (int64_t k = 0; k < ceil_div(inputs, kTile) * kTile; ++k)
+    for (int64_t j = 0; j < kTile; ++j)
+      to[k * 2 * kTile + j] = j < columns && k < inputs ? from[j * inputs + k] : 0;
 }
 
 // Calls each(n, row, columns) for every tile in the order of the packed weights: the n-th holds `columns` rows of the
@@ -69,11 +66,13 @@ void each_tile(int64_t directions, int64_t parts, int64_t hidden, Tile each) {
   });
 }
 
+// `size`: numbers of a pair of tiles; `tile`: from one tile to the next.
 template <class Weight>
-void pack(const Weight* weight, int64_t directions, int64_t parts, int64_t hidden, int64_t inputs, uint16_t* packed) {
+void pack(const void* weight, int64_t directions, int64_t parts, int64_t hidden, int64_t inputs, int64_t size, int64_t tile,
+          void* packed) {
   each_tile(directions, parts, hidden, [&](int64_t n, int64_t row, int64_t columns) {
-    pack_tile(weight + row * inputs, columns, inputs,
-              packed + n / 2 * padded_inputs(inputs) * 2 * kTile + n % 2 * (kTileBytes / 2));
+    pack_tile(static_cast<const Weight*>(weight) + row * inputs, columns, inputs,
+              static_cast<Weight*>(packed) + n / 2 * size + n % 2 * tile);
   });
 }
 
@@ -130,14 +129,16 @@ Matrix checked_matrix(const char* name, const Tensor& weight, int64_t directions
 
 Tensor pack_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
   const Matrix matrix = checked_matrix("sru_asr::pack_weight", weight, directions, parts);
+  const int64_t hidden = matrix.hidden, inputs = matrix.inputs;
   const void* const from = matrix.weight.data_ptr();
-  Tensor packed = torch::stable::new_empty(weight, {packed_size(directions, parts, matrix.hidden, matrix.inputs)},
-                                           ScalarType::BFloat16);
-  uint16_t* const to = static_cast<uint16_t*>(packed.data_ptr());
+  const int64_t size = (matrix.is_float ? packed_size32 : packed_size)(directions, parts, hidden, inputs);
+  Tensor packed = torch::stable::new_empty(weight, {size});
+  void* const to = packed.data_ptr();
+  const int64_t pairs = directions * packed_pairs(parts, hidden);
   if (matrix.is_float)
-    pack(static_cast<const float*>(from), directions, parts, matrix.hidden, matrix.inputs, to);
+    pack<float>(from, directions, parts, hidden, inputs, size / pairs, kTile, to);
   else
-    pack(static_cast<const uint16_t*>(from), directions, parts, matrix.hidden, matrix.inputs, to);
+    pack<uint16_t>(from, directions, parts, hidden, inputs, size / pairs, kTileBytes / 2, to);
   return packed;
 }
 
@@ -182,8 +183,9 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
                                      Tensor bias, MaybeTensor initial_state, MaybeTensor lengths, double alpha,
                                      int64_t parts, int64_t chunk, int64_t lookahead) {
   const ScalarType dtype = input.scalar_type();
-  STD_TORCH_CHECK(input.dim() == 3 && dtype == ScalarType::BFloat16, kName,
-                  ": input must be (batch, frames, inputs) of dtype BFloat16, got ", shape(input), " of ",
+  const bool is_float = dtype == ScalarType::Float;
+  STD_TORCH_CHECK(input.dim() == 3 && (is_float || dtype == ScalarType::BFloat16), kName,
+                  ": input must be (batch, frames, inputs) of dtype Float or BFloat16, got ", shape(input), " of ",
                   torch::headeronly::toString(dtype));
   STD_TORCH_CHECK(parts == 3 || parts == 4, kName, ": parts must be 3 or 4, got ", parts);
   STD_TORCH_CHECK(weight_c.dim() == 3 && (weight_c.size(0) == 1 || weight_c.size(0) == 2), kName,
@@ -195,13 +197,14 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
   static_cast<Problem&>(layer) = arguments.checked(input, directions, parts, hidden);
   arguments.check_lengths(layer);
   if (scales) {
+    STD_TORCH_CHECK(!is_float, kName, ": input must be of dtype BFloat16 where weights are quantised, got Float");
     check(weight, arguments.name("weight"), "what quantize_weight made of (directions * parts * hidden, inputs)",
           {packed_size8(directions, parts, hidden, inputs)}, ScalarType::Char, input);
     check(*scales, arguments.name("scales"), "what quantize_weight made",
           {directions * packed_pairs(parts, hidden) * 2 * kTile}, ScalarType::Float, input);
   } else {
     check(weight, arguments.name("weight"), "what pack_weight made of (directions * parts * hidden, inputs)",
-          {packed_size(directions, parts, hidden, inputs)}, dtype, input);
+          {(is_float ? packed_size32 : packed_size)(directions, parts, hidden, inputs)}, dtype, input);
   }
   scales = contiguous(scales);
   input = dense(input);
@@ -209,6 +212,7 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
 
   Tensor h = torch::stable::new_empty(input, {batch, frames, directions, hidden}, dtype);
   Tensor final_state = torch::stable::new_empty(input, {batch, directions, hidden}, ScalarType::Float);
+  layer.number = is_float ? Number::float32 : Number::bfloat16;
   layer.inputs = inputs;
   layer.input = Strided{input.data_ptr(), input.stride(0), input.stride(1)};
   layer.weight = weight.data_ptr();

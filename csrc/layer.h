@@ -1,4 +1,5 @@
-// What a fused layer kernel is given: the matrix product and the recurrence over it, in one pass, in bfloat16. Knows nothing of torch.
+// What a fused layer kernel is given: the matrix product and the recurrence over it, in one pass. Knows
+// nothing of torch.
 #pragma once
 
 #include "recurrence.h"
@@ -40,8 +41,14 @@ constexpr int64_t kDepth = 32;       // inputs are padded to a multiple of this,
   return directions * packed_pairs(parts, hidden) * ceil_div(inputs, 2 * kDepth) * 2 * kDepth * 2 * kTile;
 }
 
+// Packed weights of float32, too: (inputs, 2 tiles, 16 columns), the inputs padded to a multiple of 16.
+[[maybe_unused]] static constexpr int64_t packed_size32(int64_t directions, int64_t parts, int64_t hidden, int64_t inputs) {
+  return directions * packed_pairs(parts, hidden) * ceil_div(inputs, kTile) * kTile * 2 * kTile;
+}
+
 // Without `u` and `states`: nothing is kept for a backward pass.
 struct Layer : Forward {
+  Number number;  // of input, highway and output: float32 or bfloat16
   int64_t inputs;
   Strided input;       // (batch, frames, inputs): what is multiplied
   const void* weight;  // packed

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from sru_asr.ops import fused_layer, pack_weight, quantize_weight, recurrence
+from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence
 from sru_asr.windows import check_window, fold, unfold
 
 Packed = Tensor | tuple[Tensor, Tensor]
@@ -20,9 +20,9 @@ Packed = Tensor | tuple[Tensor, Tensor]
 class SRULayer(nn.Module):
     """One SRU layer, in one or two directions: a matrix product, then the element-wise recurrence.
 
-    On a CPU in bfloat16 (autocast, or after `.bfloat16()`) and without gradients (`torch.no_grad`, `inference_mode`)
-    both are one pass over weights that are packed once. They are packed again when they change; a change that goes
-    behind autograd's back, by `weight.data`, is noticed after the next `eval()`.
+    On a CPU in float32 or bfloat16 (autocast, or after `.bfloat16()`) and without gradients (`torch.no_grad`,
+    `inference_mode`) both are one pass over weights that are packed once. They are packed again when they change; a
+    change that goes behind autograd's back, by `weight.data`, is noticed after the next `eval()`.
 
     Args:
         input_size: width of the input.
@@ -71,7 +71,7 @@ class SRULayer(nn.Module):
         self.weight_c = parameter(self.directions, 2, hidden_size)
         self.bias = parameter(self.directions, 2, hidden_size)
         self.quantized = False  # see SRU.quantize
-        self._packed: tuple[Tensor, int, Packed] | None = None  # the weight, its version, and what was made of it
+        self._packed: tuple[Tensor, object, Packed] | None = None  # the weight, its version, and what was made of it
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -111,9 +111,10 @@ class SRULayer(nn.Module):
             y = F.linear(y, self.projection)
         highway = x.unflatten(-1, (self.directions, self.hidden_size)) if self.input_is_highway else None
         rest = (self.weight_c, self.bias, state, lengths, self.alpha)
-        if self._in_one_pass(y):
-            y, highway = y.bfloat16(), None if highway is None else highway.bfloat16()
-            h, state = fused_layer(y, highway, self._packed_weight(), *rest, self.parts, chunk, lookahead)
+        dtype = self._one_pass(y)
+        if dtype is not None:
+            y, highway = y.to(dtype), None if highway is None else highway.to(dtype)
+            h, state = fused_layer(y, highway, self._packed_weight(dtype), *rest, self.parts, chunk, lookahead)
         else:
             if y is x and highway is not None:
                 u, x = _ProductAndInput.apply(*_autocast(x, self.weight))
@@ -124,26 +125,29 @@ class SRULayer(nn.Module):
             h, state = recurrence(u, highway, *rest, chunk, lookahead)
         return h.flatten(2), state
 
-    def _in_one_pass(self, y: Tensor) -> bool:
+    def _one_pass(self, y: Tensor) -> torch.dtype | None:
+        """What product and recurrence are computed in together; None if they are not."""
         if torch.is_grad_enabled() or y.device.type != "cpu":
-            return False
-        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16:
-            return {y.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}
-        return y.dtype == self.weight.dtype == torch.bfloat16
+            return None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
+        if dtype == torch.bfloat16 and {y.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}:
+            return dtype
+        # Without vectors of a processor that we know, torch's product is the faster one.
+        return dtype if dtype == y.dtype == self.weight.dtype == torch.float32 and kernel_name() != "baseline" else None
 
-    def _pack(self) -> Packed:
-        return (quantize_weight if self.quantized else pack_weight)(self.weight, self.directions, self.parts)
+    def _pack(self, dtype: torch.dtype) -> Packed:
+        pack = quantize_weight if self.quantized and dtype == torch.bfloat16 else pack_weight
+        return pack(self.weight.to(dtype), self.directions, self.parts)
 
-    def _packed_weight(self) -> Packed:
+    def _packed_weight(self, dtype: torch.dtype) -> Packed:
         weight = self.weight
         if torch.compiler.is_compiling() or self.training or weight.is_inference():  # the last have no version
-            return self._pack()
+            return self._pack(dtype)
         # The weight itself is kept, so that no other can come to lie at its address.
-        known, version, packed = self._packed or (None, 0, None)
-        if known is None or packed is None or known.data_ptr() != weight.data_ptr() or version != weight._version:
-            packed = self._pack()
-            self._packed = (weight.detach(), weight._version, packed)
-        return packed
+        version = (weight.data_ptr(), weight._version, dtype)
+        if self._packed is None or self._packed[1] != version:
+            self._packed = (weight.detach(), version, self._pack(dtype))
+        return self._packed[2]
 
     def quantize(self, wanted: bool = True) -> None:
         """See :meth:`SRU.quantize`."""

@@ -14,6 +14,8 @@ namespace {
 
 template <class Product>
 struct FusedLayer {
+  using Storage = typename Product::Storage;
+  static constexpr bool kRough = sizeof(Storage) < sizeof(float);  // bfloat16
   static constexpr int N = kVectorBytes / sizeof(float);
   using V = Vector<float, N>;
   enum class Highway { none, input, part };
@@ -51,8 +53,8 @@ struct FusedLayer {
     int64_t column, width;          // the first one's, and how many there are
     float alpha;
     const float* u[kCount];
-    const bfloat16* x;
-    bfloat16* h;
+    const Storage* x;
+    Storage* h;
     int64_t u_step, x_step, h_step;
 
     // One frame of one vector.
@@ -68,7 +70,7 @@ struct FusedLayer {
       if constexpr (kHighway == Highway::input) in.highway = load_lanes<N>(x + v * N, lanes) * alpha;
       const Weights<V> w = {Lane<float, N>::load(weights[0] + j), Lane<float, N>::load(weights[1] + j),
                             Lane<float, N>::load(weights[2] + j), Lane<float, N>::load(weights[3] + j)};
-      store_lanes<N>(h + v * N, cell_forward<true>(in, w, c[v]), lanes);
+      store_lanes<N>(h + v * N, cell_forward<kRough>(in, w, c[v]), lanes);
       u[v] += u_step;
     }
     SRU_ASR_INLINE void next_frame() {
@@ -101,8 +103,8 @@ struct FusedLayer {
       const int64_t units = args().hidden - group * kGroup;
       return units < kGroup ? units : kGroup;
     }
-    bfloat16* at(const Strided& tensor, int64_t ahead = 0) const {
-      return static_cast<bfloat16*>(tensor.data) + utterance * tensor.batch + (frame + ahead) * tensor.frame +
+    Storage* at(const Strided& tensor, int64_t ahead = 0) const {
+      return static_cast<Storage*>(tensor.data) + utterance * tensor.batch + (frame + ahead) * tensor.frame +
              direction * tensor.direction + group * kGroup;
     }
     float* outer_state(const void* data) const {
@@ -177,7 +179,7 @@ struct FusedLayer {
 
     void clear(int64_t count) const {
       for (int64_t n = 0; n < count; ++n)
-        __builtin_memset(at(args().h, n * step()), 0, columns() * sizeof(bfloat16));
+        __builtin_memset(at(args().h, n * step()), 0, columns() * sizeof(Storage));
     }
     void vectors(int64_t count) const {
       int64_t j = 0;
@@ -219,10 +221,10 @@ struct FusedLayer {
   // Packs the row groups [begin, end) of the utterances at hand.
   void pack(int64_t begin, int64_t end) const {
     for (int64_t g = begin; g < end; ++g) {
-      const bfloat16* from[Product::kRows];
+      const Storage* from[Product::kRows];
       for (int64_t i = 0; i < Product::kRows; ++i) {
         const int64_t row = g * Product::kRows + i;
-        from[i] = row < row_count(args) ? static_cast<const bfloat16*>(args.input.data) +
+        from[i] = row < row_count(args) ? static_cast<const Storage*>(args.input.data) +
                                                (args.first + row / args.frames) * args.input.batch +
                                                row % args.frames * args.input.frame
                                          : nullptr;
@@ -315,22 +317,29 @@ struct FusedLayer {
     }
   }
 
-  static LayerNeeds needs(const Layer& args) {
+  LayerNeeds needs() const {
     constexpr int64_t kRowsTogether = 512;
     return {kRowsTogether, Product::kRows, row_group_bytes(args.inputs),
             static_cast<int64_t>(kProducts * kProduct * sizeof(float) + args.directions * groups(args.hidden) * sizeof(Chain))};
   }
 };
 
-using FusedLayer16 = FusedLayer<Product16>;
-using FusedLayer8 = FusedLayer<Product8>;
+// Calls body with the kernel that a layer's numbers ask for.
+template <class Body>
+auto with_layer(const Layer& args, Body body) {
+  if (args.scales) return body(FusedLayer<Product8>{args});
+  if (args.number == Number::float32) return body(FusedLayer<VectorProduct32>{args});
+  return body(FusedLayer<Product16>{args});
+}
 
-LayerNeeds layer_needs(const Layer& args) { return args.scales ? FusedLayer8::needs(args) : FusedLayer16::needs(args); }
+LayerNeeds layer_needs(const Layer& args) {
+  return with_layer(args, [](const auto& layer) { return layer.needs(); });
+}
 void layer_pack(const Layer& args, int64_t begin, int64_t end) {
-  args.scales ? FusedLayer8{args}.pack(begin, end) : FusedLayer16{args}.pack(begin, end);
+  with_layer(args, [=](const auto& layer) { layer.pack(begin, end); });
 }
 void layer_run(const Layer& args, int64_t begin, int64_t end, void* scratch) {
-  args.scales ? FusedLayer8{args}.run(begin, end, scratch) : FusedLayer16{args}.run(begin, end, scratch);
+  with_layer(args, [=](const auto& layer) { layer.run(begin, end, scratch); });
 }
 
 }  // namespace

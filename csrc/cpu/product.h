@@ -1,8 +1,10 @@
-// The matrix product of a few rows of input with one group of columns of the weights: on tiles where the processor has
-// them (AMX), else by multiply-adds of vectors.
+// The matrix product of a few rows of input with one group of columns of the weights: in bfloat16 on tiles where the
+// processor has them (AMX), else by multiply-adds of vectors, which is also the way of float32.
 //
-// Each Product says in kRows how many rows it works on together, how it wants rows packed, and multiplies. Its result,
-// float32, lies tile by tile: tile j of row r at (j * kStride + r) * 16.
+// Each Product says in kRows how many rows it works on together, what they and the layer's output are made of (Storage),
+// how it wants rows packed, and multiplies. Its result, float32, lies tile by tile: tile j of row r at (j * kStride + r) * 16.
+//
+// A row's sums are added up in an order that does not depend on what goes with it: live and offline come out the same.
 //
 // Weights of eight bits halve what a live recogniser, a frame at a time, is waiting for: weights. Inputs keep 16 bits, as
 // multiples of a scale of their row's: x = scale * (256 high + low). Both halves are multiplied as integers, which add up
@@ -23,6 +25,7 @@ constexpr int64_t kProduct = 4 * kGroup / kTile * kStride * kTile;  // numbers o
 // Multiply-adds of vectors. Rows are packed a few together, and for each pair of inputs the numbers of those rows side by
 // side: as they are where the processor multiplies pairs (AVX-512-bf16), else as the floats they stand for.
 struct VectorProduct {
+  using Storage = bfloat16;
   using Weight = bfloat16;
   static constexpr int64_t kDepth = sru_asr::kDepth;
   static constexpr int N = kVectorBytes / sizeof(float);
@@ -92,6 +95,74 @@ struct VectorProduct {
   }
 };
 
+// Multiply-adds of vectors in float32. Rows are packed a few together, 16 inputs of each side by side.
+struct VectorProduct32 {
+  using Storage = float;
+  using Weight = float;
+  static constexpr int64_t kDepth = kTile;
+  static constexpr int N = kVectorBytes / sizeof(float);
+  using V = Vector<float, N>;
+  static constexpr int kVectors = 2 * kTile / N;               // of a pair of tiles
+  static constexpr int kRows = N == 16 ? 12 : N == 8 ? 3 : 1;  // so that the sums fit the registers
+  static constexpr int64_t kMostSteps = 16;  // of kDepth inputs between storing the sums: 32 KB of weights, for L1
+  struct Session {};
+  static constexpr bool kInterleaved = false;
+
+  static constexpr int64_t packed_bytes(int64_t inputs) {
+    return kRows * ceil_div(inputs, kDepth) * kDepth * static_cast<int64_t>(sizeof(float));
+  }
+  // from: kRows rows, null for one of zeros.
+  static void pack(void* to, const float* const* from, int64_t inputs) {
+    float* at = static_cast<float*>(to);
+    for (int64_t k = 0; k < inputs; k += kDepth)
+      for (int r = 0; r < kRows; ++r, at += kDepth)
+        for (int64_t i = 0; i < kDepth; i += N) {
+          const V some = from[r] && k + i < inputs ? load_lanes<N>(from[r] + k + i, inputs - k - i) : V{};
+          Lane<float, N>::store(at + i, some);
+        }
+  }
+
+  // Adds the products of `steps` times kDepth inputs, one pair of tiles, kRows rows, to what is there unless it is the first.
+  static SRU_ASR_INLINE void multiply_pair(const float* rows, const float* weight, int64_t steps, bool first, float* product) {
+    const auto place = [&](int r, int v) SRU_ASR_INLINE_LAMBDA {
+      return product + (v * N / kTile * kStride + r) * kTile + v * N % kTile;
+    };
+    V sum[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = first ? V{} : Lane<float, N>::load(place(r, v));
+    for (; steps > 0; --steps, rows += kRows * kDepth, weight += kDepth * 2 * kTile)
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kDepth; ++k) {
+        V weights[kVectors];
+        for (int v = 0; v < kVectors; ++v) weights[v] = Lane<float, N>::load(weight + k * 2 * kTile + v * N);
+        for (int r = 0; r < kRows; ++r)
+          for (int v = 0; v < kVectors; ++v) sum[r][v] += weights[v] * rows[r * kDepth + k];
+      }
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVectors; ++v) Lane<float, N>::store(place(r, v), sum[r][v]);
+  }
+
+  template <class Walk>
+  static void multiply(const void* rows, int64_t row_groups, const float* weight, const float*, int64_t pairs,
+                       int64_t inputs, float* product, Walk&) {
+    const int64_t steps = inputs / kDepth;
+    const int64_t most = ceil_div(steps, ceil_div(steps, kMostSteps));
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      for (int64_t begin = 0; begin < steps; begin += most) {
+        const int64_t count = steps - begin < most ? steps - begin : most;
+        const float* const b = weight + (pair * steps + begin) * kDepth * 2 * kTile;
+        // The weights behind these come from afar, and are wanted in L2: a share of them with each group of rows.
+        const int64_t lines = ceil_div(count * 2 * kDepth, row_groups);
+        const char* ahead = reinterpret_cast<const char*>(b + count * kDepth * 2 * kTile);
+        for (int64_t g = 0; g < row_groups; ++g) {
+          for (int64_t line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+          multiply_pair(static_cast<const float*>(rows) + (g * steps + begin) * kRows * kDepth, b, count, begin == 0,
+                        product + (2 * pair * kStride + g * kRows) * kTile);
+        }
+      }
+  }
+};
+
 #if defined(__AMX_BF16__)
 struct Tiles {
   // Configures this thread's tiles, all 16 rows of 64 bytes, and gives them back.
@@ -149,6 +220,7 @@ struct Tiles {
 // Two tiles of rows by two of columns, over a depth that keeps the tiles of the weights in L1 while the rows go by. Those are
 // read once for each pair, so they are loaded with the hint that keeps them from pushing the weights out.
 struct TileProduct : Tiles {
+  using Storage = bfloat16;
   using Weight = bfloat16;
   static constexpr int64_t kDepth = sru_asr::kDepth;
   static constexpr int kRows = 2 * kTile;
@@ -265,6 +337,7 @@ struct Fixed {
 // Multiply-adds of vectors of 16 and 32 bits. Rows are packed one after the other: for every four inputs their high halves
 // and their low ones; the rows' scales come first.
 struct VectorProduct8 {
+  using Storage = bfloat16;
   using Weight = int8_t;
   static constexpr int64_t kDepth = 2 * sru_asr::kDepth;
   static constexpr int N = kVectorBytes / sizeof(int32_t);
@@ -349,6 +422,7 @@ struct VectorProduct8 {
 // A tile of rows, high halves and low ones, by two of columns. The weights of a pair stay in L1 for as many inputs as
 // layers have; sums stay in tiles.
 struct TileProduct8 : Tiles {
+  using Storage = bfloat16;
   using Weight = int8_t;
   static constexpr int64_t kDepth = 2 * sru_asr::kDepth;
   static constexpr int kRows = kTile;

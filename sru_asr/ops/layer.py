@@ -1,4 +1,4 @@
-"""A whole SRU layer in one pass as a torch operator, for inference in bfloat16: public functions and fakes."""
+"""A whole SRU layer in one pass as a torch operator, for inference: public functions and fakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GROUP, _TILE, _DEPTH = 64, 16, 32  # kGroup, kTile and kDepth of csrc/layer.h
 
 
 def pack_weight(weight: Tensor, directions: int, parts: int) -> Tensor:
-    """Lay a layer's matrix out as :func:`fused_layer` reads it, in bfloat16.
+    """Lay a layer's matrix out as :func:`fused_layer` reads it.
 
     Args:
         weight: (directions * parts * hidden, inputs), float32 or bfloat16.
@@ -21,7 +21,7 @@ def pack_weight(weight: Tensor, directions: int, parts: int) -> Tensor:
         parts: 3, or 4 if the product brings the highway.
 
     Returns:
-        One dimension of bfloat16, padded with zeros; the order is that of csrc/layer.h.
+        One dimension of the weight's dtype, padded with zeros; the order is that of csrc/layer.h.
 
     Raises:
         RuntimeError: an argument has a wrong shape or dtype; the message names it.
@@ -65,10 +65,11 @@ def fused_layer(
     second-level cache in float32 and is never written out.
 
     Args:
-        input: (batch, frames, inputs) bfloat16; the last dimension should be contiguous.
-        x: (batch, frames, directions, hidden) bfloat16, the highway if `parts` is 3; None for no highway.
-        packed: what :func:`pack_weight` made of the layer's matrix, or :func:`quantize_weight`. With the latter each
-            frame of the input is rounded to 16 bits of its greatest number, and the product is exact.
+        input: (batch, frames, inputs) float32 or bfloat16; the last dimension should be contiguous.
+        x: (batch, frames, directions, hidden), the highway if `parts` is 3; None for no highway.
+        packed: what :func:`pack_weight` made of the layer's matrix in the dtype of `input`, or, for bfloat16,
+            :func:`quantize_weight`. With the latter each frame of the input is rounded to 16 bits of its greatest
+            number, and the product is exact.
         weight_c: (directions, 2, hidden); see :func:`sru_asr.ops.recurrence`, as for all that follows.
         bias: (directions, 2, hidden).
         initial_state: (batch, directions, hidden).
@@ -79,7 +80,8 @@ def fused_layer(
         lookahead: frames of a window behind its chunk.
 
     Returns:
-        h, (batch, frames, directions, hidden) bfloat16, and the final state, (batch, directions, hidden) float32.
+        h, (batch, frames, directions, hidden) of the dtype of `input`, and the final state, (batch, directions, hidden)
+        float32.
 
     Raises:
         RuntimeError: an argument has a wrong shape, dtype or value; the message names it.
@@ -107,8 +109,8 @@ def _padded(inputs, depth):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("sru_asr::pack_weight")
 def _(weight, directions, parts):  # type: ignore[no-untyped-def]
-    size = _packed_columns(weight, directions, parts) * _padded(weight.shape[1], _DEPTH)
-    return weight.new_empty(size, dtype=torch.bfloat16)
+    depth = _DEPTH if weight.dtype == torch.bfloat16 else _TILE
+    return weight.new_empty(_packed_columns(weight, directions, parts) * _padded(weight.shape[1], depth))
 
 
 @torch.library.register_fake("sru_asr::quantize_weight")
