@@ -102,8 +102,8 @@ struct VectorProduct32 {
   static constexpr int64_t kDepth = kTile;
   static constexpr int N = kVectorBytes / sizeof(float);
   using V = Vector<float, N>;
-  static constexpr int kVectors = 2 * kTile / N;               // of a pair of tiles
-  static constexpr int kRows = N == 16 ? 12 : N == 8 ? 3 : 1;  // so that the sums fit the registers
+  static constexpr int kVectors = 2;                 // of columns together:
+  static constexpr int kRows = N == 16 ? 12 : 6;     // so that the sums fit the registers
   static constexpr int64_t kMostSteps = 16;  // of kDepth inputs between storing the sums: 32 KB of weights, for L1
   struct Session {};
   static constexpr bool kInterleaved = false;
@@ -122,19 +122,23 @@ struct VectorProduct32 {
         }
   }
 
-  // Adds the products of `steps` times kDepth inputs, one pair of tiles, kRows rows, to what is there unless it is the first.
-  static SRU_ASR_INLINE void multiply_pair(const float* rows, const float* weight, int64_t steps, bool first, float* product) {
+  // Adds the products of `steps` times kDepth inputs, kVectors of a pair of tiles' columns, kRows rows, to what is there
+  // unless these are the first.
+  static SRU_ASR_INLINE void multiply_some(const float* rows, const float* weight, int64_t column, int64_t steps, bool first,
+                                           float* product) {
     const auto place = [&](int r, int v) SRU_ASR_INLINE_LAMBDA {
-      return product + (v * N / kTile * kStride + r) * kTile + v * N % kTile;
+      const int64_t j = column + v * N;
+      return product + (j / kTile * kStride + r) * kTile + j % kTile;
     };
     V sum[kRows][kVectors];
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < kVectors; ++v) sum[r][v] = first ? V{} : Lane<float, N>::load(place(r, v));
-    for (; steps > 0; --steps, rows += kRows * kDepth, weight += kDepth * 2 * kTile)
+    const float* at = weight + column;
+    for (; steps > 0; --steps, rows += kRows * kDepth, at += kDepth * 2 * kTile)
 #pragma GCC unroll 16
       for (int64_t k = 0; k < kDepth; ++k) {
         V weights[kVectors];
-        for (int v = 0; v < kVectors; ++v) weights[v] = Lane<float, N>::load(weight + k * 2 * kTile + v * N);
+        for (int v = 0; v < kVectors; ++v) weights[v] = Lane<float, N>::load(at + k * 2 * kTile + v * N);
         for (int r = 0; r < kRows; ++r)
           for (int v = 0; v < kVectors; ++v) sum[r][v] += weights[v] * rows[r * kDepth + k];
       }
@@ -156,8 +160,9 @@ struct VectorProduct32 {
         const char* ahead = reinterpret_cast<const char*>(b + count * kDepth * 2 * kTile);
         for (int64_t g = 0; g < row_groups; ++g) {
           for (int64_t line = 0; line < lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-          multiply_pair(static_cast<const float*>(rows) + (g * steps + begin) * kRows * kDepth, b, count, begin == 0,
-                        product + (2 * pair * kStride + g * kRows) * kTile);
+          for (int64_t column = 0; column < 2 * kTile; column += kVectors * N)
+            multiply_some(static_cast<const float*>(rows) + (g * steps + begin) * kRows * kDepth, b, column, count,
+                          begin == 0, product + (2 * pair * kStride + g * kRows) * kTile);
         }
       }
   }
