@@ -36,7 +36,7 @@ COMMON_FLAGS = [
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 # Each source with the flags it alone gets: one translation unit per instruction set.
 SOURCES: dict[str, list[str]] = {
-    **{name: [] for name in ("variant.cpp", "recurrence.cpp", "layer.cpp", "ctc.cpp", "cpu/select.cpp")},
+    **{f"{name}.cpp": [] for name in ("variant", "recurrence", "layer", "ctc", "transpose", "cpu/select")},
     "cpu/baseline.cpp": [],
 }
 if X86:

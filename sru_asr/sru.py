@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence
+from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence, transpose
 from sru_asr.windows import check_window, fold, unfold
 
 Packed = Tensor | tuple[Tensor, Tensor]
@@ -116,11 +116,9 @@ class SRULayer(nn.Module):
             y, highway = y.to(dtype), None if highway is None else highway.to(dtype)
             h, state = fused_layer(y, highway, self._packed_weight(dtype), *rest, self.parts, chunk, lookahead)
         else:
+            u, same = _ProductAndInput.apply(*_autocast(y, self.weight))
             if y is x and highway is not None:
-                u, x = _ProductAndInput.apply(*_autocast(x, self.weight))
-                highway = x.unflatten(-1, (self.directions, self.hidden_size))
-            else:
-                u = F.linear(y, self.weight)
+                highway = same.unflatten(-1, (self.directions, self.hidden_size))
             u = u.unflatten(-1, (self.directions, self.parts, self.hidden_size))
             h, state = recurrence(u, highway, *rest, chunk, lookahead)
         return h.flatten(2), state
@@ -172,6 +170,7 @@ class _ProductAndInput(torch.autograd.Function):
     """The product of x, (batch, frames, inputs), with a matrix, (outputs, inputs), and x itself.
 
     Where a layer needs both, their gradients meet in one matrix product; else autograd adds them, a pass over memory.
+    The gradient of a matrix in bfloat16 takes oneDNN twice as long as the product itself unless a factor is transposed.
     """
 
     @staticmethod
@@ -180,17 +179,22 @@ class _ProductAndInput(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad_product: Tensor, grad_x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad_product: Tensor | None, grad_x: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        if grad_product is None:
+            return grad_x, None
         rows = grad_product.flatten(0, 1)
-        of_x, of_weight = ctx.needs_input_grad
-        return (
-            torch.addmm(grad_x.flatten(0, 1), rows, weight).view_as(x) if of_x else None,
-            rows.T @ x.flatten(0, 1) if of_weight else None,
-        )
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = rows @ weight if grad_x is None else torch.addmm(grad_x.flatten(0, 1), rows, weight)
+            of_x = of_x.view_as(x)
+        if ctx.needs_input_grad[1]:
+            of_weight = transpose(rows) @ x.flatten(0, 1)
+        return of_x, of_weight
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:

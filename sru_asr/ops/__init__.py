@@ -4,6 +4,7 @@ from sru_asr.ops.ctc import ctc_loss
 from sru_asr.ops.layer import fused_layer, pack_weight, quantize_weight
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence
 from sru_asr.ops.reference import recurrence_reference
+from sru_asr.ops.transpose import transpose
 
 __all__ = [
     "ctc_loss",
@@ -14,4 +15,5 @@ __all__ = [
     "quantize_weight",
     "recurrence",
     "recurrence_reference",
+    "transpose",
 ]
