@@ -183,10 +183,8 @@ class _ProductAndInput(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad_product: Tensor | None, grad_x: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad_product: Tensor, grad_x: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        if grad_product is None:
-            return grad_x, None
         rows = grad_product.flatten(0, 1)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
