@@ -34,6 +34,15 @@ SRU_ASR_INLINE Number cell_forward(const Inputs<Number>& u, const Weights<Number
   return u.highway + r * (c - u.highway);
 }
 
+// The state alone, for a backward pass that makes it anew from one that was kept.
+template <bool kRough = false, class Number>
+SRU_ASR_INLINE void cell_state(const Number& candidate, const Number& forget, const Weights<Number>& w, Number& c) {
+  Number f, same;
+  const Number gate = forget + w.b_forget + w.v_forget * c;
+  gates<kRough>(gate, gate, f, same);
+  c = candidate + f * (c - candidate);
+}
+
 // Returns the gradient of the inputs; adds to those of the weights; grad_c comes in as the gradient of the state after
 // the frame and leaves as that of the state before it.
 template <bool kRough = false, class Number>

@@ -25,9 +25,10 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512Bf16Kernels;
 extern const Kernels kAmxKernels;
+const Kernels& emulated_kernels();  // the CUDA kernels on a CPU, to test them
 
 // The kernels this process uses, and the reason, decided at first call from the processor and the environment variable
-// SRU_ASR_CPU (baseline, avx2, avx512, avx512_bf16, amx). Throws std::runtime_error if that names something this machine cannot run.
+// SRU_ASR_CPU (baseline, avx2, avx512, avx512_bf16, amx, emulated). Throws std::runtime_error if that names something this machine cannot run.
 const Kernels& kernels();
 const char* kernels_reason();
 

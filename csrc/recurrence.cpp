@@ -70,6 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> recurrence_cpu(Tensor u, MaybeTensor x, Tenso
   problem.h = strided(h);
   problem.final_state = final_state.data_ptr();
   problem.states = keep_states ? states.data_ptr() : nullptr;
+  problem.kept = frames;
   const Kernels& variant = kernels();
   for_each_task(problem, [&](const Task& task, void* scratch) { variant.forward(number(dtype), problem, task, scratch); });
   return {h, final_state, states};
@@ -114,6 +115,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence_backward_cpu(
   Tensor grad_initial = torch::stable::new_empty(u, {batch, directions, hidden}, real);
   Tensor grad_weights = torch::stable::new_empty(u, {batch, directions, 4, hidden}, real);
   problem.states = states.data_ptr();
+  problem.kept = frames;
   problem.grad_h = strided(grad_h);
   problem.grad_final = pointer(grad_final);
   problem.grad_u = strided(grad_u);

@@ -29,11 +29,13 @@ struct Problem {
 struct Forward : Problem {
   Strided h;
   void* final_state;  // (batch, directions, hidden)
-  void* states;       // (batch, frames, directions, hidden), the state after each frame; null: not kept
+  void* states;       // null: not kept; on CPUs (batch, frames, directions, hidden), the state after each frame
+  int64_t kept;       // of an utterance's states, in each direction; see cuda/recurrence_kernel.h
 };
 
 struct Backward : Problem {
   const void* states;
+  int64_t kept;
   Strided grad_h;             // null data: zeros
   const void* grad_final;     // null: zeros
   Strided grad_u, grad_x;
@@ -46,7 +48,7 @@ struct Task {
   int64_t utterance, direction, begin, end;
 };
 
-enum class Number { float32, float64, bfloat16 };
+enum class Number { float32, float64, bfloat16, float16 };  // the last on GPUs only
 
 constexpr int64_t kScratchRows = 7;    // of a task's columns, for a kernel to keep states and sums in
 constexpr int64_t kColumnBlock = 64;  // columns are split between threads in multiples of this

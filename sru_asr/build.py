@@ -38,6 +38,7 @@ X86 = platform.machine().lower() in {"x86_64", "amd64"}
 SOURCES: dict[str, list[str]] = {
     **{f"{name}.cpp": [] for name in ("variant", "recurrence", "layer", "ctc", "transpose", "cpu/select")},
     "cpu/baseline.cpp": [],
+    "cpu/emulated.cpp": [],
 }
 if X86:
     COMMON_FLAGS.append("-DSRU_ASR_X86")

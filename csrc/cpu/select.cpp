@@ -65,6 +65,7 @@ Choice choose() {
   for (const Candidate& candidate : candidates)
     if (candidate.supported) supported += std::string(supported.empty() ? "" : ", ") + candidate.kernels->name;
   const char* forced = std::getenv("SRU_ASR_CPU");
+  if (forced && std::string(forced) == "emulated") return {&emulated_kernels(), "forced by SRU_ASR_CPU"};
   for (const Candidate& candidate : candidates) {
     if (!candidate.supported) continue;
     if (!forced || !*forced) return {candidate.kernels, "the best of what this processor supports: " + supported};

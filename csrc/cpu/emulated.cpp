@@ -1,0 +1,70 @@
+// The CUDA kernels on a CPU, lane by lane: what SRU_ASR_CPU=emulated tests on a machine without a GPU.
+#define SRU_ASR_VARIANT emulated
+#include "../cuda/recurrence_kernel.h"
+
+#include <cstdlib>
+
+#include "../kernels.h"
+
+namespace sru_asr {
+namespace emulated {
+namespace {
+
+// Calls body with a null pointer to what a number is stored as.
+template <class Body>
+void with_storage(Number number, Body body) {
+  switch (number) {
+    case Number::float32:
+      return body(static_cast<float*>(nullptr));
+    case Number::float64:
+      return body(static_cast<double*>(nullptr));
+    case Number::bfloat16:
+      return body(static_cast<bfloat16*>(nullptr));
+    case Number::float16:
+      return body(static_cast<float16*>(nullptr));
+  }
+}
+
+// SRU_ASR_EMULATION: any of "late" (copies arrive when waited for) and "reverse" (the last lane goes first).
+void configure() {
+  const char* const wanted = std::getenv("SRU_ASR_EMULATION");
+  emulation.at_once = !(wanted && std::strstr(wanted, "late"));
+  emulation.last_lane_first = wanted && std::strstr(wanted, "reverse");
+}
+
+template <class Warp, class Args>
+void run(const Args& args, const Task& task, Copying copying) {
+  configure();
+  alignas(16) static thread_local char shared[Warp::kSharedBytes];
+  for (int64_t column = task.begin; column < task.end; column += Warp::kWarpColumns) {
+    std::memset(shared, 0xff, sizeof shared);  // NaN
+    Warp(args, Share{task.utterance, task.direction, column}, copying).run(shared);
+  }
+}
+
+void forward(Number number, const Forward& args, const Task& task, void*) {
+  with_storage(number, [&](auto* storage) {
+    using Storage = std::remove_pointer_t<decltype(storage)>;
+    run<ForwardWarp<Storage>>(args, task, copying<Storage>(args));
+  });
+}
+void backward(Number number, const Backward& args, const Task& task, void*) {
+  with_storage(number, [&](auto* storage) {
+    using Storage = std::remove_pointer_t<decltype(storage)>;
+    run<BackwardWarp<Storage>>(args, task, copying<Storage>(args, args.grad_h));
+  });
+}
+
+}  // namespace
+}  // namespace emulated
+
+// The rest is the baseline's.
+const Kernels& emulated_kernels() {
+  static const Kernels kernels = [] {
+    Kernels some = kBaselineKernels;
+    some.name = "emulated", some.forward = emulated::forward, some.backward = emulated::backward;
+    return some;
+  }();
+  return kernels;
+}
+}  // namespace sru_asr
