@@ -483,8 +483,8 @@ ERRORS = {
     ),
     "three directions": ({"u": torch.zeros(2, 6, 3, 3, 5)}, r"1 or 2 directions.* got \(2, 6, 3, 3, 5\)"),
     "two parts": ({"u": torch.zeros(2, 6, 2, 2, 5)}, r"3 or 4 parts.* got \(2, 6, 2, 2, 5\)"),
-    "float16": ({"u": torch.zeros(2, 6, 2, 3, 5).half()}, "u must be float32, float64 or bfloat16, got Half"),
-    "integers": ({"u": torch.zeros(2, 6, 2, 3, 5).int()}, "u must be float32, float64 or bfloat16, got Int"),
+    "float16": ({"u": torch.zeros(2, 6, 2, 3, 5).half()}, "u must be float32, float64 or bfloat16 .float16 on GPUs only., got Half"),
+    "integers": ({"u": torch.zeros(2, 6, 2, 3, 5).int()}, "u must be float32, float64 or bfloat16 .float16 on GPUs only., got Int"),
     "two highways": (
         {"u": torch.zeros(2, 6, 2, 4, 5)},
         "x must be None where the product brings the highway as its fourth part",

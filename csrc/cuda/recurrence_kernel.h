@@ -35,9 +35,10 @@ struct Shape {
 };
 
 // Frames that are gone through without a break: of one window, upwards its chunk or its lookahead, downwards all of it.
+// Frames are counted in 32 bits, which costs a third; offsets have 64.
 struct Run {
-  int64_t window, first, count, step;  // the frame of the layout to begin with, how many, and by 1 or -1
-  bool ahead;                          // the lookahead, from the state that the chunk has left
+  int window, first, count, step;  // the frame of the layout to begin with, how many, and by 1 or -1
+  bool ahead;                      // the lookahead, from the state that the chunk has left
 };
 
 // One warp's share: columns from `column` on.
@@ -46,65 +47,73 @@ struct Share {
 };
 
 // The states that are kept of an utterance: a window's chunk's, then its lookahead's (downwards: the window's).
-SRU_ASR_INLINE int64_t segments(int64_t frames) { return (frames + kSegment - 1) / kSegment; }
+template <class Integer>
+SRU_ASR_INLINE Integer segments(Integer frames) {
+  return (frames + kSegment - 1) / kSegment;
+}
 SRU_ASR_INLINE int64_t window_segments(const Problem& problem) {
   return segments(problem.chunk) + segments(problem.lookahead);
 }
 
 // The runs of an utterance in one direction.
 struct Runs {
-  const Problem& problem;
-  int64_t direction, length;
+  int windows, chunk, lookahead, length;
+  bool upwards;
 
-  SRU_ASR_DEVICE Runs(const Problem& problem, const Share& share) : problem(problem), direction(share.direction) {
-    const int64_t most = problem.windows * problem.chunk + problem.lookahead;
-    length = problem.lengths ? problem.lengths[share.utterance] : most;
-    length = length < 0 ? 0 : length < most ? length : most;  // a GPU's lengths are checked by nobody else
+  SRU_ASR_DEVICE Runs(const Problem& problem, const Share& share) : upwards(share.direction == 0) {
+    windows = static_cast<int>(problem.windows);
+    chunk = windows ? static_cast<int>(problem.chunk) : 0;  // or it may be any number
+    lookahead = windows ? static_cast<int>(problem.lookahead) : 0;
+    length = windows * chunk + lookahead;
+    if (!problem.lengths) return;
+    const int64_t asked = problem.lengths[share.utterance];  // which on a GPU nobody has checked
+    length = asked < 0 ? 0 : asked < length ? static_cast<int>(asked) : length;
   }
-  SRU_ASR_DEVICE int64_t size() const { return problem.chunk + problem.lookahead; }
-  SRU_ASR_DEVICE int64_t window_length(int64_t window) const {
-    const int64_t left = length - window * problem.chunk;
+  SRU_ASR_DEVICE int size() const { return chunk + lookahead; }
+  SRU_ASR_DEVICE int window_length(int window) const {
+    const int left = length - window * chunk;
     return left < 0 ? 0 : left < size() ? left : size();
   }
-  SRU_ASR_DEVICE int64_t per_window() const { return direction == 0 && problem.lookahead ? 2 : 1; }
-  SRU_ASR_DEVICE int64_t count() const { return problem.windows * per_window(); }
-  SRU_ASR_DEVICE Run operator[](int64_t index) const {
+  SRU_ASR_DEVICE int per_window() const { return upwards && lookahead ? 2 : 1; }
+  SRU_ASR_DEVICE int count() const { return windows * per_window(); }
+  SRU_ASR_DEVICE Run operator[](int index) const {
     Run run;
     run.window = index / per_window();
     run.ahead = index % per_window() == 1;
-    const int64_t start = run.window * size(), valid = window_length(run.window);
-    if (direction == 1) {
-      run.first = start + valid - 1, run.count = valid, run.step = -1;
-    } else {
-      const int64_t chunk = valid < problem.chunk ? valid : problem.chunk;
-      run.first = run.ahead ? start + chunk : start;
-      run.count = run.ahead ? valid - chunk : chunk;
+    const int start = run.window * size(), valid = window_length(run.window);
+    if (upwards) {
+      const int of_chunk = valid < chunk ? valid : chunk;
+      run.first = run.ahead ? start + of_chunk : start;
+      run.count = run.ahead ? valid - of_chunk : of_chunk;
       run.step = 1;
+    } else {
+      run.first = start + valid - 1, run.count = valid, run.step = -1;
     }
     return run;
   }
-  SRU_ASR_DEVICE int64_t kept(const Run& run, int64_t position) const {
-    return run.window * window_segments(problem) + (run.ahead ? segments(problem.chunk) : 0) + position / kSegment;
+  SRU_ASR_DEVICE int window_segments() const { return segments(chunk) + segments(lookahead); }
+  SRU_ASR_DEVICE int kept(const Run& run, int position) const {
+    return run.window * window_segments() + (run.ahead ? segments(chunk) : 0) + position / kSegment;
   }
   // Whether a state is kept in that row.
   SRU_ASR_DEVICE bool keeps(int64_t row) const {
-    const int64_t window = row / window_segments(problem), segment = row % window_segments(problem);
-    if (window >= problem.windows) return false;
-    const int64_t valid = window_length(window), of_chunk = segments(problem.chunk);
-    if (direction == 1) return segment < segments(valid);
-    return segment < of_chunk ? segment < segments(valid < problem.chunk ? valid : problem.chunk)
-                              : segment - of_chunk < segments(valid - problem.chunk);
+    if (row >= static_cast<int64_t>(windows) * window_segments()) return false;
+    const int segment = static_cast<int>(row % window_segments());
+    const int valid = window_length(static_cast<int>(row / window_segments()));
+    if (!upwards) return segment < segments(valid);
+    return segment < segments(chunk) ? segment < segments(valid < chunk ? valid : chunk)
+                                     : segment - segments(chunk) < segments(valid - chunk);
   }
 };
 
 // A frame among the runs, in the order of the recurrence.
 struct Place {
-  int64_t index = 0, position = 0;
+  int index = 0, position = 0;
   Run run{};
 
   SRU_ASR_DEVICE void begin(const Runs& runs) { find(runs); }
   SRU_ASR_DEVICE bool valid(const Runs& runs) const { return index < runs.count(); }
-  SRU_ASR_DEVICE int64_t frame() const { return run.first + position * run.step; }
+  SRU_ASR_DEVICE int frame() const { return run.first + position * run.step; }
   SRU_ASR_DEVICE bool last() const { return position + 1 == run.count; }
   SRU_ASR_DEVICE void next(const Runs& runs) {
     if (++position < run.count) return;
@@ -122,7 +131,7 @@ struct Place {
 
 // A segment among the runs, in the order of the backward pass.
 struct Segment {
-  int64_t index, position;  // of its first frame
+  int index, position;  // of its first frame
   Run run{};
 
   SRU_ASR_DEVICE void begin(const Runs& runs) {
@@ -131,9 +140,10 @@ struct Segment {
   }
   SRU_ASR_DEVICE bool valid() const { return index >= 0; }
   SRU_ASR_DEVICE int count() const {
-    const int64_t left = run.count - position;
-    return static_cast<int>(left < kSegment ? left : kSegment);
+    const int left = run.count - position;
+    return left < kSegment ? left : kSegment;
   }
+  SRU_ASR_DEVICE int frame(int i) const { return run.first + (position + i) * run.step; }
   SRU_ASR_DEVICE bool run_ends() const { return position + count() == run.count; }
   SRU_ASR_DEVICE void next(const Runs& runs) {
     if (position > 0)
@@ -160,37 +170,46 @@ struct Rows {
   static constexpr int kRounds = (kMostRows * kPieces + kLanes - 1) / kLanes;
   static constexpr int kSlotBytes = kMostRows * S::kRowBytes;
 
-  const Storage* base[kMostRows];
-  int64_t stride[kMostRows];
-  int count = 0;
-  int64_t columns;  // from the warp's first to the tensor's last
-  Copying copying;
+  const Problem& problem;
+  const Strided* const grad_h;  // null if there is none
+  const Share share;
+  const Copying copying;
+  const int count;
   PerLane<const Storage*> piece[kRounds];  // what a lane copies of each frame
   PerLane<int64_t> piece_stride[kRounds];
 
-  SRU_ASR_DEVICE void add(const Strided& tensor, const Share& share, int64_t part = 0) {
-    const Storage* at = static_cast<const Storage*>(tensor.data) + share.utterance * tensor.batch +
-                        share.direction * tensor.direction + part * tensor.part + share.column;
-#pragma unroll
-    for (int row = 0; row < kMostRows; ++row)  // for a register array is indexed by constants
-      if (row == count) base[row] = at, stride[row] = tensor.frame;
-    ++count;
+  SRU_ASR_DEVICE Rows(const Problem& problem, const Strided* grad_h, const Share& share, Copying copying)
+      : problem(problem), grad_h(grad_h), share(share), copying(copying),
+        count(problem.parts + (problem.x.data ? 1 : 0) + (grad_h ? 1 : 0)) {}
+
+  SRU_ASR_DEVICE int64_t columns() const { return problem.hidden - share.column; }  // from the warp's first to the last
+
+  struct Source {
+    const Storage* first;  // frame
+    int64_t stride;
+  };
+  // Worked out each time: an array of them would have to lie in memory.
+  SRU_ASR_DEVICE Source source(int row) const {
+    const bool of_u = row < problem.parts, of_x = row == problem.parts && problem.x.data;
+    const Strided& tensor = of_u ? problem.u : of_x ? problem.x : *grad_h;
+    return {static_cast<const Storage*>(tensor.data) + share.utterance * tensor.batch + share.direction * tensor.direction +
+                (of_u ? row * tensor.part : 0) + share.column,
+            tensor.frame};
   }
   SRU_ASR_DEVICE void prepare(int lane) {
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      const int wanted = round * kLanes + lane;
+      const int wanted = round * kLanes + lane, row = wanted / kPieces;
       const int64_t column = wanted % kPieces * (16 / static_cast<int>(sizeof(Storage)));
       piece[round][lane] = nullptr;
-      piece_stride[round][lane] = 0;
-#pragma unroll
-      for (int row = 0; row < kMostRows; ++row)
-        if (row == wanted / kPieces && row < count && column < columns)
-          piece[round][lane] = base[row] + column, piece_stride[round][lane] = stride[row];
+      if (row < count && column < columns()) {
+        const Source from = source(row);
+        piece[round][lane] = from.first + column, piece_stride[round][lane] = from.stride;
+      }
     }
   }
   // Into a slot: row after row.
-  SRU_ASR_DEVICE void copy(Copies& copies, char* slot, int64_t frame, int lane) {
+  SRU_ASR_DEVICE void copy(Copies& copies, char* slot, int frame, int lane) {
     if (copying == Copying::sixteen_bytes) {
 #pragma unroll
       for (int round = 0; round < kRounds; ++round)
@@ -201,14 +220,16 @@ struct Rows {
     const int64_t column = lane * S::kColumns;
 #pragma unroll
     for (int row = 0; row < kMostRows; ++row) {
-      if (row >= count) break;
+      if (row >= count) continue;
       char* const to = slot + row * S::kRowBytes + lane * S::kLaneBytes;
-      const Storage* const from = base[row] + frame * stride[row] + column;
+      const Source first = source(row);
+      const Storage* const from = first.first + frame * first.stride + column;
       if (copying == Copying::columns) {
-        if (column < columns) copies.template add<S::kLaneBytes>(to, from);
+        if (column < columns()) copies.template add<S::kLaneBytes>(to, from);
       } else {
+#pragma unroll
         for (int i = 0; i < S::kColumns; ++i)
-          if (column + i < columns) reinterpret_cast<Storage*>(to)[i] = from[i];
+          if (column + i < columns()) reinterpret_cast<Storage*>(to)[i] = from[i];
       }
     }
   }
@@ -227,48 +248,43 @@ struct Recurrence : Shape<Storage> {
   Copies copies;
   Rows<Storage, kMostRows> rows;
   PerLane<Columns> weights[4];  // v_forget, v_reset, b_forget, b_reset
-  const R alpha;
+  PerLane<int> mine;            // columns that are there
+  PerLane<bool> whole;          // all are, and lie such that they can be written together
+  R alpha;
   const bool has_highway;
-  const bool whole;  // every lane has all its columns or none
 
-  SRU_ASR_DEVICE Recurrence(const Problem& problem, const Share& share, Copying copying)
-      : problem(problem), share(share), alpha(static_cast<R>(problem.alpha)),
-        has_highway(problem.parts == 4 || problem.x.data), whole(problem.hidden % kColumns == 0) {
-    rows.columns = problem.hidden - share.column;
-    rows.copying = copying;
-    for (int part = 0; part < 3; ++part) rows.add(problem.u, share, part);
-    if (problem.parts == 4)
-      rows.add(problem.u, share, 3);
-    else if (problem.x.data)
-      rows.add(problem.x, share);
-  }
-  // Columns of this lane that are there.
-  SRU_ASR_DEVICE int count(int lane) const {
-    const int64_t left = rows.columns - lane * kColumns;
-    return left <= 0 ? 0 : left < kColumns ? static_cast<int>(left) : kColumns;
-  }
+  SRU_ASR_DEVICE Recurrence(const Problem& problem, const Strided* grad_h, const Share& share, Copying copying)
+      : problem(problem), share(share), rows(problem, grad_h, share, copying), alpha(keep(static_cast<R>(problem.alpha))),
+        has_highway(problem.parts == 4 || problem.x.data) {}
+
   // Of a row of (..., hidden) that begins at `row`; zeros where it is null or ends.
   template <class T>
-  SRU_ASR_DEVICE Columns get(const T* row, int lane) const {
+  SRU_ASR_DEVICE Columns get(const T* row, int lane) {
     Columns value{};
-    if (row)
-      for (int i = 0; i < kColumns; ++i)
-        if (i < count(lane)) value.at[i] = real(row[share.column + lane * kColumns + i]);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i)
+      if (row && i < mine[lane]) value.at[i] = real(row[share.column + lane * kColumns + i]);
     return value;
   }
+  // To this lane's first column of a row.
   template <class T>
-  SRU_ASR_DEVICE void set(T* row, const Columns& value, int lane) const {
+  SRU_ASR_DEVICE void set_mine(T* to, const Columns& value, int lane) {
     struct alignas(kColumns * sizeof(T)) Together {
       T at[kColumns];
     } together;
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) put(together.at[i], value.at[i]);
-    T* const to = row + share.column + lane * kColumns;
-    if (whole && count(lane))
+    if (whole[lane]) {
       *reinterpret_cast<Together*>(to) = together;
-    else
-      for (int i = 0; i < kColumns; ++i)
-        if (i < count(lane)) to[i] = together.at[i];
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i)
+      if (i < mine[lane]) to[i] = together.at[i];
+  }
+  template <class T>
+  SRU_ASR_DEVICE void set(T* row, const Columns& value, int lane) {
+    set_mine(row + share.column + lane * kColumns, value, lane);
   }
   // A row of (batch, directions, rows, hidden).
   template <class T>
@@ -280,9 +296,18 @@ struct Recurrence : Shape<Storage> {
   SRU_ASR_DEVICE T* kept_state(T* data, int64_t kept, int64_t row) const {
     return data + ((share.utterance * kept + row) * problem.directions + share.direction) * problem.hidden;
   }
-  SRU_ASR_DEVICE Storage* output(const Strided& tensor, int64_t frame, int64_t part = 0) const {
-    return static_cast<Storage*>(tensor.data) + share.utterance * tensor.batch + frame * tensor.frame +
-           share.direction * tensor.direction + part * tensor.part;
+  // A lane's first column of an utterance's first frame.
+  SRU_ASR_DEVICE Storage* output(const Strided& tensor, int lane) const {
+    return keep(static_cast<Storage*>(tensor.data) + share.utterance * tensor.batch + share.direction * tensor.direction +
+                share.column + lane * kColumns);
+  }
+  // Before all else.
+  SRU_ASR_DEVICE void prepare(int lane) {
+    const int64_t left = rows.columns() - lane * kColumns;
+    mine[lane] = left <= 0 ? 0 : left < kColumns ? static_cast<int>(left) : kColumns;
+    whole[lane] = mine[lane] == kColumns && problem.hidden % kColumns == 0;
+    load_weights(lane);
+    rows.prepare(lane);
   }
   SRU_ASR_DEVICE void load_weights(int lane) {
     const auto* v = static_cast<const R*>(problem.weight_c) + share.direction * 2 * problem.hidden;
@@ -327,18 +352,19 @@ struct ForwardWarp : Recurrence<Storage, 4> {
   const Forward& args;
 
   SRU_ASR_DEVICE ForwardWarp(const Forward& args, const Share& share, Copying copying)
-      : Base(args, share, copying), args(args) {}
+      : Base(args, nullptr, share, copying), args(args) {}
 
   SRU_ASR_DEVICE void run(char* shared) {
     constexpr int kSlotBytes = decltype(Base::rows)::kSlotBytes;
     const Runs runs(args, this->share);
+    PerLane<Storage*> h_at;
     PerLane<Columns> state, main;  // after the last frame; after the last chunk (downwards: at the utterance's first frame)
     Place here, ahead;
     here.begin(runs);
     ahead.begin(runs);
     each_lane([&](int lane) {
-      this->load_weights(lane);
-      this->rows.prepare(lane);
+      this->prepare(lane);
+      h_at[lane] = this->output(args.h, lane);
       main[lane] = state[lane] = this->get(this->state(static_cast<const R*>(args.initial)), lane);
       Place place = ahead;
       for (int slot = 0; slot < kRing - 1; ++slot) {
@@ -356,8 +382,10 @@ struct ForwardWarp : Recurrence<Storage, 4> {
       const bool starts = here.position == 0;
       each_lane([&](int lane) {
         Columns& c = state[lane];
-        if (starts && !here.run.ahead)
-          c = this->share.direction == 0 ? main[lane] : this->get(this->state(static_cast<const R*>(args.initial)), lane);
+        if (starts && !runs.upwards)
+          c = this->get(this->state(static_cast<const R*>(args.initial)), lane);
+        else if (starts && !here.run.ahead)
+          c = main[lane];
         if (args.states && here.position % kSegment == 0)
           this->set(this->kept_state(static_cast<R*>(args.states), args.kept, runs.kept(here.run, here.position)), c, lane);
         const auto in = this->inputs(shared + slot * kSlotBytes, lane);
@@ -365,8 +393,8 @@ struct ForwardWarp : Recurrence<Storage, 4> {
 #pragma unroll
         for (int i = 0; i < Base::kColumns; ++i)
           h.at[i] = cell_forward<Base::kRough>(Base::column(in, i), this->weight(lane, i), c.at[i]);
-        this->set(this->output(args.h, here.frame()), h, lane);
-        if (here.last() && (this->share.direction == 0 ? !here.run.ahead : here.run.window == 0)) main[lane] = c;
+        this->set_mine(h_at[lane] + here.frame() * args.h.frame, h, lane);
+        if (here.last() && (runs.upwards ? !here.run.ahead : here.run.window == 0)) main[lane] = c;
         // The slot that all lanes were done with when they came together.
         const int free = slot == 0 ? kRing - 1 : slot - 1;
         if (ahead.valid(runs)) this->rows.copy(this->copies, shared + free * kSlotBytes, ahead.frame(), lane);
@@ -377,9 +405,9 @@ struct ForwardWarp : Recurrence<Storage, 4> {
     }
     each_lane([&](int lane) {
       this->set(this->state(static_cast<R*>(args.final_state)), main[lane], lane);
-      for (int64_t window = 0; window < args.windows; ++window)
-        for (int64_t i = runs.window_length(window); i < runs.size(); ++i)
-          this->set(this->output(args.h, window * runs.size() + i), Columns{}, lane);
+      for (int window = 0; window < runs.windows; ++window)
+        for (int i = runs.window_length(window); i < runs.size(); ++i)
+          this->set_mine(h_at[lane] + (window * runs.size() + i) * args.h.frame, Columns{}, lane);
       // Or the operator's output would hold what nobody wrote.
       for (int64_t row = 0; args.states && row < args.kept; ++row)
         if (!runs.keeps(row)) this->set(this->kept_state(static_cast<R*>(args.states), args.kept, row), Columns{}, lane);
@@ -398,17 +426,16 @@ struct BackwardWarp : Recurrence<Storage, 5> {
 
   const Backward& args;
   PerLane<Columns> kept;  // of the segment that was fetched last
+  PerLane<Storage*> grad_u_at, grad_x_at;
 
   SRU_ASR_DEVICE BackwardWarp(const Backward& args, const Share& share, Copying copying)
-      : Base(args, share, copying), args(args) {
-    if (args.grad_h.data) this->rows.add(args.grad_h, share);
-  }
+      : Base(args, args.grad_h.data ? &args.grad_h : nullptr, share, copying), args(args) {}
 
   SRU_ASR_DEVICE void fetch(const Runs& runs, const Segment& segment, char* slots, int lane) {
     if (segment.valid()) {
       for (int i = 0; i < segment.count(); ++i)
-        this->rows.copy(this->copies, slots + i * kSlotBytes, segment.run.first + (segment.position + i) * segment.run.step, lane);
-      const int64_t row = runs.kept(segment.run, segment.position);
+        this->rows.copy(this->copies, slots + i * kSlotBytes, segment.frame(i), lane);
+      const int row = runs.kept(segment.run, segment.position);
       kept[lane] = this->get(this->kept_state(static_cast<const R*>(args.states), args.kept, row), lane);
     }
     this->copies.commit();
@@ -416,18 +443,21 @@ struct BackwardWarp : Recurrence<Storage, 5> {
 
   SRU_ASR_DEVICE void run(char* shared) {
     const Runs runs(args, this->share);
-    const bool upwards = this->share.direction == 0;
-    const bool whole_first = upwards || args.windows == 0 || runs.window_length(0) == 0;
-    PerLane<Columns> grad_c, grad_main, grad_initial, sums[4];
+    const bool upwards = runs.upwards;
+    const bool untouched = runs.windows == 0 || runs.window_length(0) == 0;  // the final state is the initial one
+    // `outer`: upwards the gradient of the state at a chunk's end, downwards of the initial state.
+    PerLane<Columns> grad_c, outer, sums[4];
     Segment segment;
     segment.begin(runs);
     each_lane([&](int lane) {
-      this->load_weights(lane);
-      this->rows.prepare(lane);
+      this->prepare(lane);
+      grad_u_at[lane] = this->output(args.grad_u, lane);
+      grad_x_at[lane] = this->output(args.grad_x, lane);
       const Columns final = this->get(this->state(static_cast<const R*>(args.grad_final)), lane);
-      grad_c[lane] = grad_main[lane] = whole_first ? final : Columns{};
-      grad_initial[lane] = whole_first ? final : Columns{};
-      for (auto& sum : sums) sum[lane] = Columns{};
+      grad_c[lane] = outer[lane] = final;
+      if (!upwards && !untouched) outer[lane] = Columns{};
+#pragma unroll
+      for (int row = 0; row < 4; ++row) sums[row][lane] = Columns{};
       fetch(runs, segment, shared, lane);
     });
     int half = 0;
@@ -441,13 +471,13 @@ struct BackwardWarp : Recurrence<Storage, 5> {
         Columns c = kept[lane];
         fetch(runs, next, shared + (1 - half) * kSegment * kSlotBytes, lane);
         if (segment.run_ends()) {
-          if (!upwards)
-            grad_c[lane] = segment.run.window == 0 ? this->get(this->state(static_cast<const R*>(args.grad_final)), lane)
-                                                   : Columns{};
+          if (!upwards)  // null is zeros
+            grad_c[lane] =
+                this->get(segment.run.window == 0 ? this->state(static_cast<const R*>(args.grad_final)) : nullptr, lane);
           else if (segment.run.ahead)
             grad_c[lane] = Columns{};
           else
-            grad_c[lane] = grad_main[lane];
+            grad_c[lane] = outer[lane];
         }
         const int count = segment.count();
         for (int i = 0; i < count; ++i) {
@@ -460,28 +490,23 @@ struct BackwardWarp : Recurrence<Storage, 5> {
         }
         for (int i = count - 1; i >= 0; --i) step(segment, slots + i * kSlotBytes, i, states[i * kLanes], grad_c, sums, lane);
         if (segment.position == 0) {
-          if (!upwards)
-            add(grad_initial[lane], grad_c[lane]);
-          else if (segment.run.ahead)
-            add(grad_main[lane], grad_c[lane]);
+          if (upwards && !segment.run.ahead)
+            outer[lane] = grad_c[lane];
           else
-            grad_main[lane] = grad_c[lane];
+            add(outer[lane], grad_c[lane]);
         }
       });
       half = 1 - half;
       segment = next;
     }
     each_lane([&](int lane) {
-      this->set(this->state(static_cast<R*>(args.grad_initial)), upwards ? grad_main[lane] : grad_initial[lane], lane);
+      this->set(this->state(static_cast<R*>(args.grad_initial)), outer[lane], lane);
 #pragma unroll
       for (int row = 0; row < 4; ++row)
         this->set(this->state(static_cast<R*>(args.grad_weights), 4, row), sums[row][lane], lane);
-      for (int64_t window = 0; window < args.windows; ++window)
-        for (int64_t i = runs.window_length(window); i < runs.size(); ++i) {
-          const int64_t frame = window * runs.size() + i;
-          for (int64_t part = 0; part < args.parts; ++part) this->set(this->output(args.grad_u, frame, part), Columns{}, lane);
-          if (args.grad_x.data) this->set(this->output(args.grad_x, frame), Columns{}, lane);
-        }
+      for (int window = 0; window < runs.windows; ++window)
+        for (int i = runs.window_length(window); i < runs.size(); ++i)
+          set_gradients(window * runs.size() + i, Inputs<Columns>{}, lane);
     });
   }
 
@@ -495,7 +520,7 @@ struct BackwardWarp : Recurrence<Storage, 5> {
                            PerLane<Columns> (&sums)[4], int lane) {
     const auto in = this->inputs(slot, lane);
     Columns grad_h{}, candidate, forget, reset, highway;
-    if (args.grad_h.data) grad_h = this->has_highway ? this->slot_row(slot, 4, lane) : this->slot_row(slot, 3, lane);
+    if (args.grad_h.data) grad_h = this->slot_row(slot, this->has_highway ? 4 : 3, lane);
 #pragma unroll
     for (int j = 0; j < Base::kColumns; ++j) {
       Weights<R> sum{sums[0][lane].at[j], sums[1][lane].at[j], sums[2][lane].at[j], sums[3][lane].at[j]};
@@ -506,14 +531,19 @@ struct BackwardWarp : Recurrence<Storage, 5> {
       candidate.at[j] = grad.candidate, forget.at[j] = grad.forget, reset.at[j] = grad.reset;
       highway.at[j] = grad.highway * this->alpha;
     }
-    const int64_t frame = segment.run.first + (segment.position + i) * segment.run.step;
-    this->set(this->output(args.grad_u, frame, 0), candidate, lane);
-    this->set(this->output(args.grad_u, frame, 1), forget, lane);
-    this->set(this->output(args.grad_u, frame, 2), reset, lane);
+    const int frame = segment.frame(i);
+    set_gradients(frame, {candidate, forget, reset, highway}, lane);
+  }
+
+  SRU_ASR_DEVICE void set_gradients(int frame, const Inputs<Columns>& grad, int lane) {
+    Storage* const to = grad_u_at[lane] + frame * args.grad_u.frame;
+    this->set_mine(to, grad.candidate, lane);
+    this->set_mine(to + args.grad_u.part, grad.forget, lane);
+    this->set_mine(to + 2 * args.grad_u.part, grad.reset, lane);
     if (args.parts == 4)
-      this->set(this->output(args.grad_u, frame, 3), highway, lane);
+      this->set_mine(to + 3 * args.grad_u.part, grad.highway, lane);
     else if (args.grad_x.data)
-      this->set(this->output(args.grad_x, frame), highway, lane);
+      this->set_mine(grad_x_at[lane] + frame * args.grad_x.frame, grad.highway, lane);
   }
 };
 

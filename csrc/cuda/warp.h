@@ -106,6 +106,21 @@ struct Copies {
   }
 };
 
+// Stays in a register: else the compiler would rather work it out each time anew.
+SRU_ASR_DEVICE float keep(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
+}
+SRU_ASR_DEVICE double keep(double x) {
+  asm volatile("" : "+d"(x));
+  return x;
+}
+template <class T>
+SRU_ASR_DEVICE T* keep(T* x) {
+  asm volatile("" : "+l"(x));
+  return x;
+}
+
 // The greater one; NaN if one is.
 SRU_ASR_DEVICE float maximum(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(a) : "f"(a), "f"(b));
@@ -179,6 +194,10 @@ struct Copies {
   }
 };
 
+template <class T>
+T keep(T x) {
+  return x;
+}
 template <class Number>
 Number maximum(Number a, Number b) {
   return a < b ? b : a;
