@@ -1,6 +1,7 @@
 """The torch operators; the only place that knows `torch.ops`. Importing it loads the kernels (see `build`)."""
 
 from sru_asr.ops.ctc import ctc_loss
+from sru_asr.ops.cuda import load_gpu
 from sru_asr.ops.layer import fused_layer, pack_weight, quantize_weight
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence
 from sru_asr.ops.reference import recurrence_reference
@@ -11,6 +12,7 @@ __all__ = [
     "fused_layer",
     "kernel_name",
     "kernel_reason",
+    "load_gpu",
     "pack_weight",
     "quantize_weight",
     "recurrence",

@@ -11,6 +11,8 @@ from sru_asr.build import load
 
 load()
 
+_SEGMENT = 16  # kSegment of csrc/cuda/recurrence_kernel.h
+
 
 def recurrence(
     u: Tensor,
@@ -42,14 +44,15 @@ def recurrence(
     recogniser passes one window at a time and carries the final state over; the results are the same.
 
     Args:
-        u: (batch, frames, directions, parts, hidden), float32, float64 or bfloat16: candidate, forget gate, reset gate
-            and, if `parts` is 4, the highway. `directions` is 1 or 2. Any strides.
+        u: (batch, frames, directions, parts, hidden), float32, float64, bfloat16 or, on GPUs, float16: candidate,
+            forget gate, reset gate and, if `parts` is 4, the highway. `directions` is 1 or 2. Any strides.
         x: (batch, frames, directions, hidden), the highway if `parts` is 3; None for no highway, h = r * c.
         weight_c: (directions, 2, hidden): v_f and v_r. Computed with in float32 (float64 where u is).
         bias: (directions, 2, hidden): b_f and b_r.
         initial_state: (batch, directions, hidden), the state before the first frame; in the second direction the state
             every window starts from. None for zeros.
-        lengths: (batch,) int64, frames of each utterance, windows' overlaps counted once. None if all are whole.
+        lengths: (batch,) int64, frames of each utterance, windows' overlaps counted once. None if all are whole. On a
+            GPU, where reading them would mean to wait, too small or great ones count as the least or greatest.
         alpha: scale of the highway.
         chunk: new frames of a window; 0 for the whole utterance.
         lookahead: frames of a window behind its chunk.
@@ -77,7 +80,10 @@ def recurrence(
 
 
 def kernel_name() -> str:
-    """Name of the instruction set whose kernels run: baseline, avx2, avx512, avx512_bf16 or amx."""
+    """Name of the instruction set whose kernels run: baseline, avx2, avx512, avx512_bf16 or amx.
+
+    Or emulated, for the environment variable SRU_ASR_CPU alone: the CUDA kernels on a CPU, to test them.
+    """
     return torch.ops.sru_asr.kernel_name()
 
 
@@ -96,7 +102,11 @@ def _(u, x, weight_c, bias, initial_state, lengths, alpha, chunk, lookahead, kee
     real = _accumulator(u.dtype)
     h = u.new_empty(batch, frames, directions, hidden)
     final_state = u.new_empty(batch, directions, hidden, dtype=real)
-    states = u.new_empty(batch if keep_states else 0, frames, directions, hidden, dtype=real)
+    kept = frames
+    if u.device.type == "cuda":
+        windows, of_window = (frames // (chunk + lookahead), chunk) if chunk else (1 if frames > 0 else 0, frames)
+        kept = windows * ((of_window + _SEGMENT - 1) // _SEGMENT + (lookahead + _SEGMENT - 1) // _SEGMENT)
+    states = u.new_empty(batch if keep_states else 0, kept, directions, hidden, dtype=real)
     return h, final_state, states
 
 
