@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -613,3 +616,44 @@ def test_an_error_of_the_backward_pass_names_the_argument(change, message):
     }
     with pytest.raises(RuntimeError, match="sru_asr::recurrence: .*" + message):
         torch.ops.sru_asr.recurrence_backward(**arguments)
+
+
+GUARDED = """
+import ctypes, mmap, torch
+from test_recurrence import Case, run
+from sru_asr.ops import recurrence
+
+PAGE = mmap.PAGESIZE
+kept = []
+
+def guarded(tensor):
+    # The same numbers, right before memory that nobody may read.
+    size = tensor.numel() * tensor.element_size()
+    pages = -(-size // PAGE)
+    memory = mmap.mmap(-1, (pages + 1) * PAGE)
+    kept.append(memory)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(start + pages * PAGE), PAGE, 0):
+        raise SystemExit(77)
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=pages * PAGE - size)
+    return copy.view(tensor.shape).copy_(tensor)
+
+for hidden in (40, 72, 74, 33):
+    for dtype in (torch.float32, torch.bfloat16):
+        case = Case(windows=20, hidden=hidden, dtype=dtype)
+        arguments, others = case.draw()
+        gradients = case.draw_gradients()
+        expected = run(recurrence, arguments, others, gradients)
+        others["lengths"] = guarded(others["lengths"])
+        found = run(recurrence, [guarded(a) for a in arguments], others, [guarded(g) for g in gradients])
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+"""
+
+
+def test_nothing_is_read_behind_a_tensor():
+    result = subprocess.run(
+        [sys.executable, "-c", GUARDED], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    if result.returncode == 77:
+        pytest.skip("this system does not protect memory as asked")
+    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stderr}"
