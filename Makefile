@@ -3,6 +3,8 @@
 # make quick  the same without the tests that take more than ten seconds
 # make bench  layers, recurrence and CTC loss against what one would use instead; the README's tables and chart anew
 #             (43 min on 2 cores; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
+# make gpu-check  on a machine with a GPU, nvcc, torch and pytest in $(PYTHON), nothing else: the tests that need a GPU,
+#             compute-sanitizer on small shapes, the benchmark into benchmarks/results/gpu.json
 # PYTHON=python3.12 chooses the interpreter; .venv is the only thing made outside data/ and runs/.
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ PEERS := .venv/peers
 RESULTS := benchmarks/results
 LAYER_OPTIONS ?=
 
-.PHONY: demo test quick check bench clean
+.PHONY: demo test quick check bench gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/sru-asr info
@@ -40,6 +42,15 @@ bench: $(BENCH)
 	$(BIN)/python benchmarks/ctc.py --json $(RESULTS)/ctc.json
 	$(BIN)/python benchmarks/recurrence.py --json $(RESULTS)/recurrence.json
 	$(BIN)/python benchmarks/report.py
+
+# Not in an environment of its own: the machines that lend GPUs have torch, and often no network.
+gpu-check: export PYTHONPATH := $(CURDIR)
+gpu-check:
+	$(PYTHON) -c "import torch, sys; sys.exit(None if torch.cuda.is_available() else 'make gpu-check: torch finds no GPU')"
+	$(PYTHON) -m pytest -q -p no:cacheprovider tests/test_cuda.py -k "gpu or compile or registers or library or graph"
+	for tool in memcheck racecheck; do \
+		compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) benchmarks/gpu.py --small || exit 1; done
+	$(PYTHON) benchmarks/gpu.py --json $(RESULTS)/gpu.json
 
 # torch first: a build of the kernels, should one be wanted, finds it then. Written last, so that an interrupted
 # installation is taken up again.

@@ -1,10 +1,10 @@
-"""What benchmarks/layer.py measured, as tables in the README and as a chart.
+"""What benchmarks/layer.py and gpu.py measured, as tables in the README and, on the CPU, as a chart.
 
     python benchmarks/report.py
     python benchmarks/report.py --check
 
-The README's part between two markers is rewritten, and docs/benchmarks.svg is drawn. Every figure is a ratio from the
-JSON; what was not measured is left out.
+The README's parts between markers are rewritten, and docs/benchmarks.svg is drawn. Every figure is a ratio from the
+JSON; what was not measured is left out, and where no GPU was, that is said.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+GPU_BEGIN, GPU_END = "<!-- gpu benchmarks: begin -->", "<!-- gpu benchmarks: end -->"
 WIDTH = 512  # of a direction; where one width is shown, it is the nearest that was measured
 REFERENCE, PRODUCTS = "ours bfloat16", "ours / products"  # as layer.py names them
 Row = dict[str, Any]
@@ -144,12 +145,39 @@ def readme_part(rows: list[Row]) -> str:
     return "\n".join(tables) + "\n" + "\n\n".join(origins(rows))
 
 
-def with_part(readme: str, part: str) -> str:
+def gpu_part(rows: list[Row]) -> str:
+    """All that stands between the GPU's markers."""
+    if not rows:
+        return "On GPUs: not yet measured. `make gpu-check` on a machine with one tests the kernels and measures them."
+    columns: dict[str, dict[str, str]] = {}
+    names = {
+        "recurrence": "recurrence, {}: share of a copy's bandwidth",
+        "layer": "layer, {}: times as long",
+        "training": "training step, {}: times as long as ours",
+    }
+    for row in rows:
+        cells = columns.setdefault(f"batch {row['batch']}", {})
+        for name, ratio in row["ratios"].items():
+            cells[names[row["table"]].format(name)] = str(ratio)
+    about = rows[0]
+    title = f"{about['gpu']}, bfloat16, {about['frames']} frames, 2 x {about['width']}"
+    origin = (
+        f"torch {about['torch']}, medians of {about['repetitions']}; {about['date'][:10]}, commit {about['commit']}"
+    )
+    return "\n".join(table(f"{title}.", "", columns)) + f"\n{origin}: `{about['command']}`"
+
+
+def with_part(readme: str, part: str, begin: str = BEGIN, end: str = END) -> str:
     """The README with `part` between its markers."""
-    if (readme.count(BEGIN), readme.count(END)) != (1, 1) or readme.index(END) < readme.index(BEGIN):
-        raise ValueError(f"the README must have {BEGIN} once and, behind it, {END} once")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{part}\n{END}{rest.split(END)[1]}"
+    if (readme.count(begin), readme.count(end)) != (1, 1) or readme.index(end) < readme.index(begin):
+        raise ValueError(f"the README must have {begin} once and, behind it, {end} once")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{part}\n{end}{rest.split(end)[1]}"
+
+
+def with_parts(readme: str, rows: list[Row], gpu_rows: list[Row]) -> str:
+    """The README as it ought to be."""
+    return with_part(with_part(readme, readme_part(rows)), gpu_part(gpu_rows), GPU_BEGIN, GPU_END)
 
 
 def panels(rows: list[Row]) -> dict[str, dict[str, float]]:
@@ -199,10 +227,10 @@ def draw(rows: list[Row], path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None, "Description": description(rows)})
 
 
-def check(rows: list[Row], readme: Path, chart: Path) -> None:
+def check(rows: list[Row], gpu_rows: list[Row], readme: Path, chart: Path) -> None:
     """Raises ValueError where the README or the chart is not what the rows give."""
     text = readme.read_text()
-    if with_part(text, readme_part(rows)) != text:
+    if with_parts(text, rows, gpu_rows) != text:
         raise ValueError(f"{readme} does not show the JSON's figures; run python benchmarks/report.py")
     if not chart.exists() or escape(description(rows)) not in chart.read_text():
         raise ValueError(f"{chart} is missing or does not show the JSON's figures; run python benchmarks/report.py")
@@ -211,11 +239,13 @@ def check(rows: list[Row], readme: Path, chart: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Write the README's part and the chart, or check them."""
     parser = argparse.ArgumentParser(
-        description="Show what benchmarks/layer.py measured in the README and in a chart.",
+        description="Show what benchmarks/layer.py and gpu.py measured in the README and in a chart.",
         epilog="example: python benchmarks/report.py --json benchmarks/results/layer.json --check",
     )
     default = ROOT / "benchmarks/results/layer.json"
     parser.add_argument("--json", type=Path, default=default, metavar="FILE", help="(default: results/layer.json)")
+    default = ROOT / "benchmarks/results/gpu.json"
+    parser.add_argument("--gpu-json", type=Path, default=default, metavar="FILE", help="(default: results/gpu.json)")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="(default: README.md)")
     chart = ROOT / "docs/benchmarks.svg"
     parser.add_argument("--chart", type=Path, default=chart, metavar="FILE", help="(default: docs/benchmarks.svg)")
@@ -223,10 +253,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         rows = read(options.json)
+        gpu_rows = json.loads(options.gpu_json.read_text()) if options.gpu_json.exists() else []
         if options.check:
-            check(rows, options.readme, options.chart)
+            check(rows, gpu_rows, options.readme, options.chart)
         else:
-            text = with_part(options.readme.read_text(), readme_part(rows))
+            text = with_parts(options.readme.read_text(), rows, gpu_rows)
             draw(rows, options.chart)
             options.readme.write_text(text)
     except (OSError, ValueError) as error:

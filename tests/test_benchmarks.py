@@ -54,14 +54,17 @@ def paths(tmp_path: Path) -> dict[str, Path]:
     found = {"json": tmp_path / "layer.json", "readme": tmp_path / "README.md", "chart": tmp_path / "chart.svg"}
     found["json"].write_text(json.dumps(ROWS))
     rows = report.read(found["json"])
-    empty = f"# Title\n\n{report.BEGIN}\n{report.END}\n\nThe end.\n"
-    found["readme"].write_text(report.with_part(empty, report.readme_part(rows)))
+    markers = (report.BEGIN, report.END, report.GPU_BEGIN, report.GPU_END)
+    empty = "\n".join(["# Title", "", *markers, "", "The end.", ""])
+    found["readme"].write_text(report.with_parts(empty, rows, []))
     found["chart"].write_text(f"<svg>{report.description(rows)}</svg>")
     return found
 
 
 def run(paths: dict[str, Path], *arguments: str) -> None:
-    report.main([*arguments, *(word for name, path in paths.items() for word in (f"--{name}", str(path)))])
+    gpu = paths["json"].with_name("gpu.json")  # which need not be there
+    words = (word for name, path in paths.items() for word in (f"--{name}", str(path)))
+    report.main([*arguments, "--gpu-json", str(gpu), *words])
 
 
 def part(rows: list[dict[str, Any]], tmp_path: Path) -> list[str]:
@@ -167,6 +170,23 @@ def test_markers_must_be_there_once_and_in_order(paths: dict[str, Path], readme:
         with pytest.raises(SystemExit, match="README must have <!-- benchmarks: begin --> once"):
             run(paths, *arguments)
     assert paths["readme"].read_text() == readme
+
+
+def test_a_gpus_figures_are_shown_once_there_are_any(paths: dict[str, Path]) -> None:
+    assert "not yet measured" in paths["readme"].read_text()
+    about = {"gpu": "GPU 9000", "date": "2026-11-25", "commit": "0123456", "command": "python benchmarks/gpu.py"}
+    sizes = {"batch": 4, "frames": 1500, "width": 1024, "torch": "2.11", "repetitions": 50}
+    rows = [
+        {**about, **sizes, "table": "recurrence", "ratios": {"forward": 0.91}},
+        {**about, **sizes, "table": "training", "ratios": {"LSTM float16": 7.5}},
+    ]
+    paths["json"].with_name("gpu.json").write_text(json.dumps(rows))
+    with pytest.raises(SystemExit, match="does not show the JSON's figures"):
+        run(paths, "--check")
+    shown = report.gpu_part(rows)
+    assert "GPU 9000" in shown
+    assert "| recurrence, forward: share of a copy's bandwidth | 0.91 |" in shown
+    assert "| training step, LSTM float16: times as long as ours | 7.5 |" in shown
 
 
 def test_no_rows_is_an_error(paths: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ from sru_asr.build import load
 
 load()
 
-_SEGMENT = 16  # kSegment of csrc/cuda/recurrence_kernel.h
+SEGMENT = 16  # kSegment of csrc/cuda/recurrence_kernel.h
 
 
 def recurrence(
@@ -105,7 +105,7 @@ def _(u, x, weight_c, bias, initial_state, lengths, alpha, chunk, lookahead, kee
     kept = frames
     if u.device.type == "cuda":
         windows, of_window = (frames // (chunk + lookahead), chunk) if chunk else (1 if frames > 0 else 0, frames)
-        kept = windows * ((of_window + _SEGMENT - 1) // _SEGMENT + (lookahead + _SEGMENT - 1) // _SEGMENT)
+        kept = windows * ((of_window + SEGMENT - 1) // SEGMENT + (lookahead + SEGMENT - 1) // SEGMENT)
     states = u.new_empty(batch if keep_states else 0, kept, directions, hidden, dtype=real)
     return h, final_state, states
 
