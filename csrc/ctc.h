@@ -19,6 +19,16 @@ struct Alignments {
                                   // each of its tokens and, last, the blank; 0 behind the lengths; null: not wanted
 };
 
+// What the gradient of log_probs is made of: minus the posterior of each token in each frame, times the gradient of the
+// utterance's loss. Lengths and targets are those of the loss.
+struct AlignmentGradients {
+  int64_t frames, vocab, tokens, blank;
+  const int64_t *lengths, *targets, *target_lengths;
+  const float* grad_losses;  // (batch)
+  const float* posteriors;   // (batch, frames, tokens + 1)
+  float* grad;               // (batch, frames, vocab)
+};
+
 // Internal to each translation unit (static), so that none is linked to what another instruction set made of them.
 
 // Columns of a row of states: one for each token and one more, in whole vectors, and a vector of nothing on either side.

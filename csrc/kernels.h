@@ -14,6 +14,7 @@ struct Kernels {
   void (*backward)(Number, const Backward&, const Task&, void* scratch);
   // one utterance; scratch holds ctc_scratch numbers
   void (*ctc)(const Alignments&, int64_t utterance, void* scratch);
+  void (*ctc_gradient)(const AlignmentGradients&, int64_t utterance);
   // Packs row groups, then computes groups of columns (counted through both directions), of the utterances at hand.
   LayerNeeds (*layer_needs)(const Layer&);
   void (*layer_pack)(const Layer&, int64_t begin, int64_t end);

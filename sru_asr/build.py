@@ -53,7 +53,7 @@ if X86:
     SOURCES["cpu/avx512_bf16.cpp"] = [*AVX512, "-mavx512bf16"]
     SOURCES["cpu/amx.cpp"] = [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 
-GPU_SOURCES: dict[str, list[str]] = {name: [] for name in ("cuda/recurrence.cu", "cuda/operator.cpp")}
+GPU_SOURCES: dict[str, list[str]] = {name: [] for name in ("cuda/recurrence.cu", "cuda/ctc.cu", "cuda/operator.cpp")}
 # Ampere and Hopper; others compile the last one's PTX when they load it. `-v` says what each kernel takes.
 NVCC_FLAGS = [
     *("-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra", "-Xptxas", "-v"),

@@ -40,7 +40,7 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
     Returns:
         (batch,) float32.
     """
-    if log_probs.device.type == "cpu":
+    if log_probs.device.type in {"cpu", "cuda"}:
         return ops.ctc_loss(log_probs, lengths, targets, target_lengths, BLANK)
     return F.ctc_loss(
         log_probs.transpose(0, 1),

@@ -244,5 +244,18 @@ void ctc(const Alignments& problem, int64_t utterance, void* scratch) {
   Ctc{problem, utterance, static_cast<float*>(scratch)}.run();
 }
 
+void ctc_gradient(const AlignmentGradients& args, int64_t utterance) {
+  float* const to = args.grad + utterance * args.frames * args.vocab;
+  const int64_t* const target = args.targets + utterance * args.tokens;
+  const float scale = args.grad_losses[utterance];
+  __builtin_memset(to, 0, args.frames * args.vocab * sizeof(float));
+  for (int64_t t = 0; t < args.lengths[utterance]; ++t) {
+    const float* const posterior = args.posteriors + (utterance * args.frames + t) * (args.tokens + 1);
+    float* const row = to + t * args.vocab;
+    row[args.blank] = -scale * posterior[args.tokens];
+    for (int64_t i = 0; i < args.target_lengths[utterance]; ++i) row[target[i]] -= scale * posterior[i];
+  }
+}
+
 }  // namespace
 }  // namespace sru_asr::SRU_ASR_VARIANT

@@ -1,5 +1,6 @@
 // The CUDA kernels on a CPU, lane by lane: what SRU_ASR_CPU=emulated tests on a machine without a GPU.
 #define SRU_ASR_VARIANT emulated
+#include "../cuda/ctc_kernel.h"
 #include "../cuda/recurrence_kernel.h"
 
 #include <cstdlib>
@@ -55,14 +56,26 @@ void backward(Number number, const Backward& args, const Task& task, void*) {
   });
 }
 
+// Memory that holds what nobody wrote to it.
+void ctc(const Alignments& args, int64_t utterance, void*) {
+  configure();
+  std::vector<uint32_t> scratch(ctc_warp_scratch(args.frames, args.tokens), 0xffffffffu);
+  CtcWarp(args, utterance, reinterpret_cast<float*>(scratch.data())).run();
+}
+void gradients(const AlignmentGradients& args, int64_t utterance) {
+  configure();
+  for (int64_t frame = 0; frame < args.frames; ++frame) ctc_gradient(args, utterance, frame);
+}
+
 }  // namespace
 }  // namespace emulated
 
-// The rest is the baseline's.
+// The layer in one pass is the baseline's.
 const Kernels& emulated_kernels() {
   static const Kernels kernels = [] {
     Kernels some = kBaselineKernels;
     some.name = "emulated", some.forward = emulated::forward, some.backward = emulated::backward;
+    some.ctc = emulated::ctc, some.ctc_gradient = emulated::gradients;
     return some;
   }();
   return kernels;

@@ -8,7 +8,7 @@ namespace sru_asr::SRU_ASR_VARIANT {
 namespace {
 
 constexpr Kernels variant_kernels(const char* name) {
-  return {name, run<ForwardRun, Forward>, run<BackwardRun, Backward>, ctc, layer_needs, layer_pack, layer_run};
+  return {name, run<ForwardRun, Forward>, run<BackwardRun, Backward>, ctc, ctc_gradient, layer_needs, layer_pack, layer_run};
 }
 
 }  // namespace

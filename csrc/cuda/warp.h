@@ -121,6 +121,9 @@ SRU_ASR_DEVICE T* keep(T* x) {
   return x;
 }
 
+// Between passages that are no copies' business.
+SRU_ASR_DEVICE void lanes_meet() { __syncwarp(); }
+
 // The greater one; NaN if one is.
 SRU_ASR_DEVICE float maximum(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(a) : "f"(a), "f"(b));
@@ -198,6 +201,7 @@ template <class T>
 T keep(T x) {
   return x;
 }
+inline void lanes_meet() {}
 template <class Number>
 Number maximum(Number a, Number b) {
   return a < b ? b : a;

@@ -13,7 +13,7 @@ load()
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """CTC loss of each utterance (Graves et al. 2006), in nats; on CPUs.
+    """CTC loss of each utterance (Graves et al. 2006), in nats; on CPUs and NVIDIA GPUs.
 
     Probabilities are kept as a mantissa and an exponent, so that nothing underflows: whatever the length, the loss is
     as exact as float32 holds it, and the gradient to about 2e-6.
@@ -31,7 +31,9 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
         impossible; NaN where a log-probability that counts is one or is above 100.
 
     Raises:
-        RuntimeError: an argument has a wrong shape, dtype or value; the message names it.
+        RuntimeError: an argument has a wrong shape, dtype or value; the message names it. Values on a GPU are not
+            looked at, as that would mean to wait: lengths are limited to what there is, and a target that is no token
+            makes the loss NaN.
     """
     keep_posteriors = torch.is_grad_enabled() and log_probs.requires_grad
     losses, _ = torch.ops.sru_asr.ctc_loss(log_probs, lengths, targets, target_lengths, blank, keep_posteriors)

@@ -12,7 +12,7 @@ from sru_asr.build import library, load
 
 load()
 
-OPERATORS = ("recurrence", "recurrence_backward")
+OPERATORS = ("recurrence", "recurrence_backward", "ctc_loss", "ctc_loss_backward")
 
 _lock = Lock()
 _loaded = False
