@@ -32,7 +32,7 @@ from context import context
 from torch import Tensor, nn
 
 from sru_asr import SRU
-from sru_asr.ops import recurrence
+from sru_asr.ops import ctc_loss, recurrence
 from sru_asr.ops.recurrence import SEGMENT
 
 WARM_UP = 3
@@ -184,6 +184,11 @@ def small() -> None:
             lengths = torch.tensor([frames - 15 - lookahead if chunk else frames, 3], device="cuda").clamp(min=0)
             h, state = recurrence(u, x, v, b, None, lengths, 1.0, chunk, lookahead)
             torch.autograd.grad((h.float().sum() + state.sum()), [u, x, v, b])
+    log_probs = torch.randn(2, 60, 40, device="cuda", requires_grad=True)
+    targets = torch.randint(1, 40, (2, 50), device="cuda")
+    lengths, target_lengths = torch.tensor([60, 33], device="cuda"), torch.tensor([9, 50], device="cuda")
+    losses = ctc_loss(log_probs.log_softmax(-1), lengths, targets, target_lengths, 0)
+    torch.autograd.grad(losses.sum(), log_probs)
     torch.cuda.synchronize()
     print("every kernel ran")
 

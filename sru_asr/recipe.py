@@ -167,7 +167,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
             *_checkpoints(output, args.checkpoint_steps),
             EpochLine(),
             StopsAtOnce(last),
-            *([TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []),
+            # Showing a loss means to wait for the GPU that computes it.
+            *([TQDMProgressBar(20 if _on_gpu(args) else 1, leave=False)] if sys.stderr.isatty() else []),
         ],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
@@ -361,6 +362,10 @@ def _new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet) -> Rec
     model = Recognizer(config, tokenizer)
     _measure_features(model, train_cuts, data.max_batch_seconds)
     return model
+
+
+def _on_gpu(args: Namespace) -> bool:
+    return torch.cuda.is_available() and args.trainer.accelerator in {"auto", "gpu", "cuda"}
 
 
 def _learnable(cuts: CutSet, model: Recognizer, fastest: float) -> CutSet:

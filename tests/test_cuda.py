@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from test_recurrence import DTYPES, HIGHWAYS, LAYOUTS, WINDOWS, Case, check_case, moved, run
 
 from sru_asr import build
+from sru_asr.ctc import ctc_loss
 from sru_asr.ops import recurrence
 from sru_asr.sru import SRU
 
@@ -248,3 +249,65 @@ def test_passes_opcheck_on_a_gpu(dtype):
     torch.library.opcheck(
         torch.ops.sru_asr.recurrence, (*leaves, *settings), test_utils=("test_schema", "test_faketensor")
     )
+
+
+@GPU
+@pytest.mark.parametrize(("frames", "tokens", "vocab"), [(50, 20, 29), (200, 40, 5), (1000, 150, 500), (7, 0, 3)])
+def test_the_ctc_loss_on_a_gpu_is_that_of_a_cpu(frames, tokens, vocab):
+    log_probs = (2 * torch.randn(4, frames, vocab)).log_softmax(-1)
+    lengths = torch.tensor([frames, frames, 2 * tokens, frames // 2])
+    targets = torch.randint(1, vocab, (4, tokens))
+    target_lengths = torch.tensor([tokens, tokens // 2, tokens, min(tokens, 3)])
+    found = []
+    for device in ("cpu", "cuda", "cuda"):
+        leaf = log_probs.detach().to(device).requires_grad_()
+        losses = ctc_loss(leaf, lengths.to(device), targets.to(device), target_lengths.to(device))
+        found.append((losses.detach().cpu(), torch.autograd.grad(losses.sum(), leaf)[0].cpu()))
+    for want, got, again in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        assert torch.equal(got, again)
+
+
+@GPU
+def test_targets_on_a_gpu_that_are_no_tokens_make_the_loss_nan():
+    log_probs = torch.zeros(2, 9, 4, device="cuda").log_softmax(-1)
+    targets = torch.tensor([[1, 1 << 40], [2, 3]], device="cuda")
+    two = torch.full((2,), 2, device="cuda")
+    losses = ctc_loss(log_probs, torch.full((2,), 9, device="cuda"), targets, two)
+    assert losses.isnan().tolist() == [True, False]
+
+
+@GPU
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_training_step_on_a_gpu_waits_for_nothing(dtype):
+    pytest.importorskip("soundfile", reason="features need sru_asr's own dependencies, which this Python lacks")
+    from sru_asr.features import SpecAugment
+    from sru_asr.model import ModelConfig, Recognizer
+    from sru_asr.text import CharTokenizer
+
+    model = Recognizer(ModelConfig(hidden_size=32, num_layers=2), CharTokenizer("abc ")).cuda()
+    augment = SpecAugment()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    waveforms, lengths = torch.randn(3, 32000, device="cuda"), torch.tensor([32000, 16000, 20000], device="cuda")
+    targets, target_lengths = torch.randint(1, 4, (3, 10), device="cuda"), torch.tensor([10, 3, 7], device="cuda")
+
+    def step():
+        with torch.autocast("cuda", dtype, enabled=dtype is not None):
+            features, frames = model.features(waveforms, lengths)
+            log_probs, frames = model.log_probs(augment(features, frames), frames)
+            losses = ctc_loss(log_probs, frames, targets, target_lengths)
+            loss = (losses / target_lengths.clamp(min=1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        return loss
+
+    first = step()  # which loads and allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            last = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert last < first
