@@ -23,6 +23,7 @@ from sru_asr.sru import SRU
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that torch can use")
 NUMBERS = (*DTYPES, torch.float16)
+GPU_SLACK = 10  # its exponentials and divisions err by a bit or two, which some cases magnify
 # Several segments of kept states and rounds of the ring; columns for more than one warp, and for a part of one.
 # Seeds of which rounding errors do not grow over so many frames.
 LONG = [
@@ -159,16 +160,16 @@ def test_agrees_with_the_reference_on_a_gpu(dtype, highway):
     for window, layout in itertools.product(WINDOWS, LAYOUTS):
         for hidden in (1, 16, 33, 64, 131):
             settings = {"hidden": hidden, "highway": highway, "dtype": dtype, "layout": layout}
-            check_case(Case(chunk=window[0], lookahead=window[1], **settings), "cuda")
+            check_case(Case(chunk=window[0], lookahead=window[1], **settings), "cuda", GPU_SLACK)
     for case in LONG:
-        check_case(replace(case, dtype=dtype, highway=highway), "cuda")
+        check_case(replace(case, dtype=dtype, highway=highway), "cuda", GPU_SLACK)
 
 
 @GPU
 @settings(deadline=None, max_examples=200)
 @given(test_recurrence.cases)
 def test_agrees_for_any_case_on_a_gpu(case):
-    check_case(case, "cuda")
+    check_case(case, "cuda", GPU_SLACK)
 
 
 @GPU
