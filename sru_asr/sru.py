@@ -14,6 +14,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence, transpose
 from sru_asr.windows import check_window, fold, unfold
 
+# Without vectors of a processor that we know, torch's product is the faster one.
+_FLOAT32_IN_ONE_PASS = kernel_name() not in {"baseline", "emulated"}
+
 Packed = Tensor | tuple[Tensor, Tensor]
 
 
@@ -130,8 +133,7 @@ class SRULayer(nn.Module):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
         if dtype == torch.bfloat16 and {y.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}:
             return dtype
-        # Without vectors of a processor that we know, torch's product is the faster one.
-        return dtype if dtype == y.dtype == self.weight.dtype == torch.float32 and kernel_name() != "baseline" else None
+        return dtype if dtype == y.dtype == self.weight.dtype == torch.float32 and _FLOAT32_IN_ONE_PASS else None
 
     def _pack(self, dtype: torch.dtype) -> Packed:
         pack = quantize_weight if self.quantized and dtype == torch.bfloat16 else pack_weight
