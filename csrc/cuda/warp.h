@@ -118,6 +118,7 @@ SRU_ASR_DEVICE double keep(double x) {
 template <class T>
 SRU_ASR_DEVICE T* keep(T* x) {
   asm volatile("" : "+l"(x));
+  __builtin_assume(__isGlobal(x));
   return x;
 }
 
