@@ -30,7 +30,7 @@ struct Forward : Problem {
   Strided h;
   void* final_state;  // (batch, directions, hidden)
   void* states;       // null: not kept; on CPUs (batch, frames, directions, hidden), the state after each frame
-  int64_t kept;       // of an utterance's states, in each direction; see cuda/recurrence_kernel.h
+  int64_t kept;       // of an utterance's states, in each direction; see cuda/runs.h
 };
 
 struct Backward : Problem {

@@ -11,21 +11,6 @@ namespace sru_asr {
 namespace emulated {
 namespace {
 
-// Calls body with a null pointer to what a number is stored as.
-template <class Body>
-void with_storage(Number number, Body body) {
-  switch (number) {
-    case Number::float32:
-      return body(static_cast<float*>(nullptr));
-    case Number::float64:
-      return body(static_cast<double*>(nullptr));
-    case Number::bfloat16:
-      return body(static_cast<bfloat16*>(nullptr));
-    case Number::float16:
-      return body(static_cast<float16*>(nullptr));
-  }
-}
-
 // SRU_ASR_EMULATION: any of "late" (copies arrive when waited for) and "reverse" (the last lane goes first).
 void configure() {
   const char* const wanted = std::getenv("SRU_ASR_EMULATION");
@@ -44,14 +29,14 @@ void run(const Args& args, const Task& task, Copying copying) {
 }
 
 void forward(Number number, const Forward& args, const Task& task, void*) {
-  with_storage(number, [&](auto* storage) {
-    using Storage = std::remove_pointer_t<decltype(storage)>;
+  with_storage(number, [&](auto storage) {
+    using Storage = typename decltype(storage)::type;
     run<ForwardWarp<Storage>>(args, task, copying<Storage>(args));
   });
 }
 void backward(Number number, const Backward& args, const Task& task, void*) {
-  with_storage(number, [&](auto* storage) {
-    using Storage = std::remove_pointer_t<decltype(storage)>;
+  with_storage(number, [&](auto storage) {
+    using Storage = typename decltype(storage)::type;
     run<BackwardWarp<Storage>>(args, task, copying<Storage>(args, args.grad_h));
   });
 }

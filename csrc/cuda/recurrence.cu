@@ -29,38 +29,18 @@ const char* launch(const Args& args, Copying copying, void* stream) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-template <class Body>
-const char* with_storage(Number number, Body body) {
-  switch (number) {
-    case Number::float32:
-      return body(static_cast<float*>(nullptr));
-    case Number::float64:
-      return body(static_cast<double*>(nullptr));
-    case Number::bfloat16:
-      return body(static_cast<bfloat16*>(nullptr));
-    default:
-      return body(static_cast<float16*>(nullptr));
-  }
-}
-template <class T>
-struct Pointed;
-template <class T>
-struct Pointed<T*> {
-  using type = T;
-};
-
 }  // namespace
 }  // namespace cuda
 
 const char* launch_forward(Number number, const Forward& args, void* stream) {
   return cuda::with_storage(number, [&](auto storage) {
-    using Storage = typename cuda::Pointed<decltype(storage)>::type;
+    using Storage = typename decltype(storage)::type;
     return cuda::launch<cuda::ForwardWarp<Storage>>(args, cuda::copying<Storage>(args), stream);
   });
 }
 const char* launch_backward(Number number, const Backward& args, void* stream) {
   return cuda::with_storage(number, [&](auto storage) {
-    using Storage = typename cuda::Pointed<decltype(storage)>::type;
+    using Storage = typename decltype(storage)::type;
     return cuda::launch<cuda::BackwardWarp<Storage>>(args, cuda::copying<Storage>(args, args.grad_h), stream);
   });
 }

@@ -8,6 +8,7 @@
 // states anew from the first and goes back through the frames, with the gradients of v and b in registers.
 #pragma once
 
+#include "runs.h"
 #include "warp.h"
 
 #include "../cell.h"  // after warp.h, which has its gates()
@@ -15,7 +16,6 @@
 namespace sru_asr::SRU_ASR_VARIANT {
 
 constexpr int kRing = 16;     // frames on their way or here, in the forward pass
-constexpr int kSegment = 16;  // frames from one kept state to the next
 
 // How the frames' numbers are copied: as what they are aligned for. `columns`: those of a lane at once.
 enum class Copying { sixteen_bytes, columns, numbers };
@@ -29,137 +29,9 @@ struct Shape {
   static constexpr int kWarpColumns = kLanes * kColumns;
   static constexpr int kRowBytes = kLanes * kLaneBytes;
   static constexpr bool kRough = sizeof(Storage) < 4;
-  struct Columns {
+  struct alignas(kColumns * sizeof(R)) Columns {
     R at[kColumns];
   };
-};
-
-// Frames that are gone through without a break: of one window, upwards its chunk or its lookahead, downwards all of it.
-// Frames are counted in 32 bits, which costs a third; offsets have 64.
-struct Run {
-  int window, first, count, step;  // the frame of the layout to begin with, how many, and by 1 or -1
-  bool ahead;                      // the lookahead, from the state that the chunk has left
-};
-
-// One warp's share: columns from `column` on.
-struct Share {
-  int64_t utterance, direction, column;
-};
-
-// The states that are kept of an utterance: a window's chunk's, then its lookahead's (downwards: the window's).
-template <class Integer>
-SRU_ASR_INLINE Integer segments(Integer frames) {
-  return (frames + kSegment - 1) / kSegment;
-}
-SRU_ASR_INLINE int64_t window_segments(const Problem& problem) {
-  return segments(problem.chunk) + segments(problem.lookahead);
-}
-
-// The runs of an utterance in one direction.
-struct Runs {
-  int windows, chunk, lookahead, length;
-  bool upwards;
-
-  SRU_ASR_DEVICE Runs(const Problem& problem, const Share& share) : upwards(share.direction == 0) {
-    windows = static_cast<int>(problem.windows);
-    chunk = windows ? static_cast<int>(problem.chunk) : 0;  // or it may be any number
-    lookahead = windows ? static_cast<int>(problem.lookahead) : 0;
-    length = windows * chunk + lookahead;
-    if (!problem.lengths) return;
-    const int64_t asked = problem.lengths[share.utterance];  // which on a GPU nobody has checked
-    length = asked < 0 ? 0 : asked < length ? static_cast<int>(asked) : length;
-  }
-  SRU_ASR_DEVICE int size() const { return chunk + lookahead; }
-  SRU_ASR_DEVICE int window_length(int window) const {
-    const int left = length - window * chunk;
-    return left < 0 ? 0 : left < size() ? left : size();
-  }
-  SRU_ASR_DEVICE int per_window() const { return upwards && lookahead ? 2 : 1; }
-  SRU_ASR_DEVICE int count() const { return windows * per_window(); }
-  SRU_ASR_DEVICE Run operator[](int index) const {
-    Run run;
-    run.window = index / per_window();
-    run.ahead = index % per_window() == 1;
-    const int start = run.window * size(), valid = window_length(run.window);
-    if (upwards) {
-      const int of_chunk = valid < chunk ? valid : chunk;
-      run.first = run.ahead ? start + of_chunk : start;
-      run.count = run.ahead ? valid - of_chunk : of_chunk;
-      run.step = 1;
-    } else {
-      run.first = start + valid - 1, run.count = valid, run.step = -1;
-    }
-    return run;
-  }
-  SRU_ASR_DEVICE int window_segments() const { return segments(chunk) + segments(lookahead); }
-  SRU_ASR_DEVICE int kept(const Run& run, int position) const {
-    return run.window * window_segments() + (run.ahead ? segments(chunk) : 0) + position / kSegment;
-  }
-  // Whether a state is kept in that row.
-  SRU_ASR_DEVICE bool keeps(int64_t row) const {
-    if (row >= static_cast<int64_t>(windows) * window_segments()) return false;
-    const int segment = static_cast<int>(row % window_segments());
-    const int valid = window_length(static_cast<int>(row / window_segments()));
-    if (!upwards) return segment < segments(valid);
-    return segment < segments(chunk) ? segment < segments(valid < chunk ? valid : chunk)
-                                     : segment - segments(chunk) < segments(valid - chunk);
-  }
-};
-
-// A frame among the runs, in the order of the recurrence.
-struct Place {
-  int index = 0, position = 0;
-  Run run{};
-
-  SRU_ASR_DEVICE void begin(const Runs& runs) { find(runs); }
-  SRU_ASR_DEVICE bool valid(const Runs& runs) const { return index < runs.count(); }
-  SRU_ASR_DEVICE int frame() const { return run.first + position * run.step; }
-  SRU_ASR_DEVICE bool last() const { return position + 1 == run.count; }
-  SRU_ASR_DEVICE void next(const Runs& runs) {
-    if (++position < run.count) return;
-    ++index;
-    position = 0;
-    find(runs);
-  }
-  SRU_ASR_DEVICE void find(const Runs& runs) {  // the next run with frames
-    for (; index < runs.count(); ++index) {
-      run = runs[index];
-      if (run.count > 0) return;
-    }
-  }
-};
-
-// A segment among the runs, in the order of the backward pass.
-struct Segment {
-  int index, position;  // of its first frame
-  Run run{};
-
-  SRU_ASR_DEVICE void begin(const Runs& runs) {
-    index = runs.count();
-    find(runs);
-  }
-  SRU_ASR_DEVICE bool valid() const { return index >= 0; }
-  SRU_ASR_DEVICE int count() const {
-    const int left = run.count - position;
-    return left < kSegment ? left : kSegment;
-  }
-  SRU_ASR_DEVICE int frame(int i) const { return run.first + (position + i) * run.step; }
-  SRU_ASR_DEVICE bool run_ends() const { return position + count() == run.count; }
-  SRU_ASR_DEVICE void next(const Runs& runs) {
-    if (position > 0)
-      position -= kSegment;
-    else
-      find(runs);
-  }
-  SRU_ASR_DEVICE void find(const Runs& runs) {
-    while (--index >= 0) {
-      run = runs[index];
-      if (run.count > 0) {
-        position = (run.count - 1) / kSegment * kSegment;
-        return;
-      }
-    }
-  }
 };
 
 // Rows of a frame that are copied: candidate, forget, reset, then the highway and the output's gradient if there are any.
@@ -546,6 +418,25 @@ struct BackwardWarp : Recurrence<Storage, 5> {
       this->set_mine(grad_x_at[lane] + frame * args.grad_x.frame, grad.highway, lane);
   }
 };
+
+// Calls body with the type that numbers are stored as. On the host.
+template <class T>
+struct Stored {
+  using type = T;
+};
+template <class Body>
+auto with_storage(Number number, Body body) {
+  switch (number) {
+    case Number::float32:
+      return body(Stored<float>{});
+    case Number::float64:
+      return body(Stored<double>{});
+    case Number::bfloat16:
+      return body(Stored<bfloat16>{});
+    default:
+      return body(Stored<float16>{});
+  }
+}
 
 // The largest pieces that rows of all these tensors can be copied in. On the host.
 inline bool aligned(const Strided& tensor, int64_t number_bytes, int64_t bytes) {

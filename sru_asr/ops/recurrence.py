@@ -11,7 +11,7 @@ from sru_asr.build import load
 
 load()
 
-SEGMENT = 16  # kSegment of csrc/cuda/recurrence_kernel.h
+SEGMENT = 16  # kSegment of csrc/cuda/runs.h
 
 
 def recurrence(
