@@ -138,9 +138,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="of the arithmetic; bfloat16 takes half the time where the processor has tiles for it (AMX), and changes "
         "a word now and then; int8 is bfloat16 with the encoder's weights in eight bits (default: float32)",
     )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, or cuda (cuda:1, ...) for an NVIDIA GPU, whose kernels nvcc compiles at first use (default: cpu)",
+    )
 
 
-def _load(path: str | None) -> Recognizer:
+def _load(args: argparse.Namespace) -> Recognizer:
+    path = args.model
     if path is None:
         raise CommandError(
             "no --model given, and none is shipped yet: train one with "
@@ -148,17 +154,37 @@ def _load(path: str | None) -> Recognizer:
         )
     from sru_asr.model import CheckpointError, load_model
 
+    device = _device(args)
     try:
-        return load_model(path)
+        return load_model(path).to(device)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in {"cpu", "cuda"}:
+        raise CommandError(f"--device: expected cpu, cuda or cuda:N, found {args.device!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CommandError(
+            f"--device {args.device}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here; leave --device out to "
+            "use the CPU"
+        )
+    if device.type == "cuda" and args.precision == "int8":
+        raise CommandError("--precision int8 is for CPUs; on a GPU take bfloat16")
+    return device
 
 
 def _autocast(model: Recognizer, precision: str) -> torch.autocast:
     import torch
 
     model.encoder.sru.quantize(precision == "int8")
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision != "float32")
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision != "float32")
 
 
 def _progress(items: Iterable[T], total: int) -> Iterable[T]:
@@ -171,7 +197,7 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    model = _load(args.model)
+    model = _load(args)
     from sru_asr.audio import AudioError
 
     n_failed = 0
@@ -199,7 +225,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
     if args.json is not None and args.json.is_dir():
         raise CommandError(f"--json: {args.json} is a folder, expected the name of a file to write")
-    model = _load(args.model)
+    model = _load(args)
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import ManifestError, read_manifest
     from sru_asr.metrics import align_words
@@ -227,7 +253,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         try:
             args.json.write_text(
                 json.dumps(
-                    {"precision": args.precision, **evaluation.to_dict()},
+                    {"precision": args.precision, "device": args.device, **evaluation.to_dict()},
                     indent=1,
                     ensure_ascii=False,
                     allow_nan=False,
@@ -247,7 +273,7 @@ def _info(args: argparse.Namespace) -> int:
 
     import torch
 
-    from sru_asr.build import library
+    from sru_asr.build import find_nvcc, library
 
     facts: dict[str, Any] = {"sru_asr": __version__, "python": platform.python_version(), "machine": platform.machine()}
     for package in ("torch", "torchaudio", "pytorch-lightning", "lhotse", "jiwer", "ninja"):
@@ -257,6 +283,10 @@ def _info(args: argparse.Namespace) -> int:
             facts[package] = "not installed"
     facts["threads"] = torch.get_num_threads()
     facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    try:
+        facts["nvcc"] = find_nvcc()
+    except BuildError:
+        facts["nvcc"] = "not found: no kernels for GPUs"
     try:
         facts["library"] = str(library())
         from sru_asr.ops import kernel_name, kernel_reason

@@ -170,8 +170,10 @@ def _transcribe(model: Recognizer, cut: Cut) -> Transcript:
 
 def _recognise(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int) -> list[str]:
     with torch.inference_mode():
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        log_probs, lengths = model(pad_sequence(waveforms, batch_first=True), lengths, chunk, lookahead)
+        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=model.device)
+        log_probs, lengths = model(
+            pad_sequence(waveforms, batch_first=True).to(model.device), lengths, chunk, lookahead
+        )
         return [model.tokenizer.decode(path.tokens) for path in greedy(log_probs, lengths)]
 
 

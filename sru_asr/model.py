@@ -89,6 +89,11 @@ class Recognizer(nn.Module):
         """Frames of `log_probs` per second of audio."""
         return FRAMES_PER_SECOND / SUBSAMPLING
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; audio is taken there to be recognised."""
+        return self.features.mean.device
+
     def forward(self, waveform: Tensor, lengths: Tensor, chunk: int = 0, lookahead: int = 0) -> tuple[Tensor, Tensor]:
         """Log-probabilities of whole utterances.
 
@@ -114,7 +119,7 @@ class Recognizer(nn.Module):
     @overload
     def transcribe(self, audio: list[Audio] | tuple[Audio, ...]) -> list[Transcript]: ...
     def transcribe(self, audio: Audio | list[Audio] | tuple[Audio, ...]) -> Transcript | list[Transcript]:
-        """Recognise speech, greedily.
+        """Recognise speech, greedily, on the device of the weights.
 
         Args:
             audio: path of an audio file of any rate and number of channels; or a waveform, (samples,) float32 in

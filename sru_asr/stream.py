@@ -46,7 +46,7 @@ class Stream:
     """One utterance, as it comes in. Holds no more than a window of audio, whatever the length.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, and from now on on the device where it is.
         chunk: frames of log-probabilities emitted at a time, at least 1.
         lookahead: frames seen beyond them before they are emitted.
     """
@@ -59,10 +59,15 @@ class Stream:
         self.lookahead = lookahead
         self.samples = 0  # pushed so far
         self.finished = False
-        self._audio = torch.zeros(1, 0)  # the last of them, from the first that a later frame needs
+        self._device = model.device
+        self._audio = torch.zeros(
+            1, 0, device=self._device
+        )  # the last of them, from the first that a later frame needs
         self._audio_start = 0  # the sample `_audio` begins with: that of feature frame 4 * max(_frames - 1, 0)
         self._frames = 0  # subsampled frames made so far
-        self._pending = torch.zeros(1, 0, model.encoder.width)  # those that no chunk has emitted yet
+        self._pending = torch.zeros(
+            1, 0, model.encoder.width, device=self._device
+        )  # those that no chunk has emitted yet
         self._state: Tensor | None = None
 
     @torch.inference_mode()
@@ -74,7 +79,7 @@ class Stream:
             RuntimeError: `finish` has been called.
         """
         self._check_open()
-        waveform = check_waveform(waveform)
+        waveform = check_waveform(waveform).to(self._device)
         self.samples += waveform.shape[0]
         self._audio = torch.cat([self._audio, waveform[None]], 1)
         # A frame is final once every feature its convolutions see is there: 4 t + 3.
@@ -106,7 +111,7 @@ class Stream:
         stop = _integer(frame_count, self.samples) if final else SUBSAMPLING * frames
         end = (stop - 1) * HOP_SAMPLES + WINDOW_SAMPLES - self._audio_start
         audio = self._audio[:, :end]
-        features, lengths = self.model.features(audio, torch.tensor([audio.shape[1]]))
+        features, lengths = self.model.features(audio, torch.tensor([audio.shape[1]], device=self._device))
         made, _ = self.model.encoder.subsampling(features, lengths)
         self._pending = torch.cat([self._pending, made[:, self._frames - first :]], 1)
         self._frames = frames
@@ -124,5 +129,5 @@ class Stream:
             emitted.append(self.model.ctc(states)[0])
             self._pending = self._pending[:, chunk:]
         if not emitted:
-            return torch.zeros(0, self.model.tokenizer.vocab_size)
+            return torch.zeros(0, self.model.tokenizer.vocab_size, device=self._device)
         return torch.cat(emitted)

@@ -67,7 +67,7 @@ def _recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transc
                     f"found {1000 * first.shape[0] / SAMPLE_RATE:.1f} ms"
                 )
             samples = first.shape[0]
-            path = greedy(*model(first[None], torch.tensor([samples])))[0]
+            path = greedy(*model(first[None].to(model.device), torch.tensor([samples], device=model.device)))[0]
         else:
             stream = Stream(model, int(LONG_CHUNK_SECONDS * rate), int(LONG_LOOKAHEAD_SECONDS * rate))
             # Of a frame only its best token is kept: hours of log-probabilities over a large vocabulary are gigabytes.

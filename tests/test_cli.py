@@ -340,6 +340,21 @@ def test_precision(capsys, monkeypatch, folder, tmp_path, command, precision):
         assert json.loads((tmp_path / "a.json").read_text())["precision"] == precision
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "gpu"], "--device: expected cpu, cuda or cuda:N, found 'gpu'"),
+        (["--device", "mps"], "--device: expected cpu, cuda or cuda:N, found 'mps'"),
+        (["--device", "cuda:7"], "--device cuda:7: torch finds 1 NVIDIA GPUs here; leave --device out to use the CPU"),
+        (["--device", "cuda", "--precision", "int8"], "--precision int8 is for CPUs; on a GPU take bfloat16"),
+    ],
+)
+def test_devices_that_are_not_there(capsys, monkeypatch, folder, options, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    status, output, error = run(capsys, "transcribe", "--model", ".", *options, "a.wav")
+    assert (status, output, error) == (2, [], f"sru-asr: {message}\n")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_that_parse(capsys, command):
     status, output, _ = run(capsys, command, "--help")

@@ -312,3 +312,17 @@ def test_a_training_step_on_a_gpu_waits_for_nothing(dtype):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert last < first
+
+
+@GPU
+def test_recognises_on_a_gpu_what_it_does_on_a_cpu():
+    pytest.importorskip("soundfile", reason="features need sru_asr's own dependencies, which this Python lacks")
+    from sru_asr.model import ModelConfig, Recognizer
+    from sru_asr.text import CharTokenizer
+
+    model = Recognizer(ModelConfig(hidden_size=32, num_layers=2), CharTokenizer("abc ")).eval()
+    waveforms = [torch.randn(20000), torch.randn(40 * 16000)]  # whole, and through a stream
+    expected = model.transcribe(waveforms)
+    for want, got in zip(expected, model.cuda().transcribe(waveforms), strict=True):
+        assert got.text == want.text
+        assert got.score == pytest.approx(want.score, rel=1e-3)

@@ -44,6 +44,7 @@ class Stub:
 
     tokenizer = CharTokenizer()
     frames_per_second = 25.0
+    device = torch.device("cpu")
 
     def __init__(self, hypotheses):
         self.hypotheses = hypotheses
