@@ -47,10 +47,14 @@ bench: $(BENCH)
 gpu-check: export PYTHONPATH := $(CURDIR)
 gpu-check:
 	$(PYTHON) -c "import torch, sys; sys.exit(None if torch.cuda.is_available() else 'make gpu-check: torch finds no GPU')"
-	$(PYTHON) -m pytest -q -p no:cacheprovider tests/test_cuda.py -k "gpu or compile or registers or library or graph"
+	failed=; \
+	$(PYTHON) -m pytest -q -p no:cacheprovider tests/test_cuda.py -k "gpu or compile or registers or library or graph" \
+		|| failed="$$failed tests"; \
+	$(PYTHON) benchmarks/gpu.py --json $(RESULTS)/gpu.json || failed="$$failed benchmark"; \
 	for tool in memcheck racecheck; do \
-		compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) benchmarks/gpu.py --small || exit 1; done
-	$(PYTHON) benchmarks/gpu.py --json $(RESULTS)/gpu.json
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(PYTHON) benchmarks/gpu.py --small || failed="$$failed $$tool"; done; \
+	if [ "$$failed" ]; then echo "make gpu-check: failed:$$failed"; exit 1; fi
 
 # torch first: a build of the kernels, should one be wanted, finds it then. Written last, so that an interrupted
 # installation is taken up again.

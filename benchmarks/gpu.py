@@ -47,6 +47,7 @@ def medians(candidates: Candidates, repetitions: int) -> dict[str, float]:
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in candidates}
     order = random.Random(SEED)
     for repetition in range(WARM_UP + repetitions):
+        torch.cuda._sleep(2_000_000)  # a millisecond ahead, or the first would be timed with its launch
         for name, function in order.sample(list(candidates.items()), len(candidates)):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -157,7 +158,13 @@ def main() -> None:
         parser.exit(1, "error: torch finds no GPU here\n")
     if options.small:
         return small()
-    about = {**context(), "gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "seed": SEED}
+    about = {
+        **context(),
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "seed": SEED,
+    }
     print(f"{about['gpu']}, torch {torch.__version__}, CUDA {about['cuda']}")
     rows: list[dict[str, Any]] = []
     for table in ("recurrence", "layer", "training"):

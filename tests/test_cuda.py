@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from test_recurrence import DTYPES, HIGHWAYS, LAYOUTS, WINDOWS, Case, check_case, moved, run
 
 from sru_asr import build
-from sru_asr.ctc import ctc_loss
-from sru_asr.ops import recurrence
+from sru_asr.ops import ctc_loss, recurrence
 from sru_asr.sru import SRU
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that torch can use")
@@ -65,7 +64,7 @@ def test_kernels_keep_to_registers_and_what_shared_memory_there_is(compiled):
         found[name, architecture] = registers
         assert (stack, stores, loads) == (0, 0, 0), name
         backward = "BackwardWarp" in name
-        assert registers <= (128 if backward else 96), name
+        assert registers <= 128, name
         double = "WarpIdE" in name
         if "Warp" not in name:  # the CTC loss's
             assert shared == 0
@@ -247,14 +246,18 @@ def test_passes_opcheck_on_a_gpu(dtype):
     arguments, others, _ = moved((*Case(windows=20, hidden=20, dtype=dtype).draw(), []), "cuda")
     leaves = [a.requires_grad_() for a in arguments]
     settings = (others["lengths"], others["alpha"], others["chunk"], others["lookahead"], True)
-    torch.library.opcheck(
-        torch.ops.sru_asr.recurrence, (*leaves, *settings), test_utils=("test_schema", "test_faketensor")
-    )
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.sru_asr.recurrence, (*leaves, *settings), test_utils=tests)
+    detached = [leaf.detach() for leaf in leaves]
+    h, final_state, states = torch.ops.sru_asr.recurrence(*detached, *settings)
+    rest = (*detached, *settings[:-1], states)
+    torch.library.opcheck(torch.ops.sru_asr.recurrence_backward, (h, final_state, *rest), test_utils=tests)
 
 
 @GPU
 @pytest.mark.parametrize(("frames", "tokens", "vocab"), [(50, 20, 29), (200, 40, 5), (1000, 150, 500), (7, 0, 3)])
 def test_the_ctc_loss_on_a_gpu_is_that_of_a_cpu(frames, tokens, vocab):
+    torch.manual_seed(0)
     log_probs = (2 * torch.randn(4, frames, vocab)).log_softmax(-1)
     lengths = torch.tensor([frames, frames, 2 * tokens, frames // 2])
     targets = torch.randint(1, vocab, (4, tokens))
@@ -262,7 +265,7 @@ def test_the_ctc_loss_on_a_gpu_is_that_of_a_cpu(frames, tokens, vocab):
     found = []
     for device in ("cpu", "cuda", "cuda"):
         leaf = log_probs.detach().to(device).requires_grad_()
-        losses = ctc_loss(leaf, lengths.to(device), targets.to(device), target_lengths.to(device))
+        losses = ctc_loss(leaf, lengths.to(device), targets.to(device), target_lengths.to(device), 0)
         found.append((losses.detach().cpu(), torch.autograd.grad(losses.sum(), leaf)[0].cpu()))
     for want, got, again in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
@@ -274,7 +277,7 @@ def test_targets_on_a_gpu_that_are_no_tokens_make_the_loss_nan():
     log_probs = torch.zeros(2, 9, 4, device="cuda").log_softmax(-1)
     targets = torch.tensor([[1, 1 << 40], [2, 3]], device="cuda")
     two = torch.full((2,), 2, device="cuda")
-    losses = ctc_loss(log_probs, torch.full((2,), 9, device="cuda"), targets, two)
+    losses = ctc_loss(log_probs, torch.full((2,), 9, device="cuda"), targets, two, 0)
     assert losses.isnan().tolist() == [True, False]
 
 
@@ -296,7 +299,7 @@ def test_a_training_step_on_a_gpu_waits_for_nothing(dtype):
         with torch.autocast("cuda", dtype, enabled=dtype is not None):
             features, frames = model.features(waveforms, lengths)
             log_probs, frames = model.log_probs(augment(features, frames), frames)
-            losses = ctc_loss(log_probs, frames, targets, target_lengths)
+            losses = ctc_loss(log_probs, frames, targets, target_lengths, 0)
             loss = (losses / target_lengths.clamp(min=1)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -315,7 +318,9 @@ def test_a_training_step_on_a_gpu_waits_for_nothing(dtype):
 
 
 @GPU
-def test_recognises_on_a_gpu_what_it_does_on_a_cpu():
+def test_recognises_on_a_gpu_what_it_does_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
     pytest.importorskip("soundfile", reason="features need sru_asr's own dependencies, which this Python lacks")
     from sru_asr.model import ModelConfig, Recognizer
     from sru_asr.text import CharTokenizer

@@ -19,7 +19,8 @@ void on_gpu(const char* operator_name, const Tensor& beside, Launch launch) {
   const auto device = beside.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS, operator_name,
+                  ": torch does not say which stream is the current one");
   const char* const wrong = launch(stream);
   STD_TORCH_CHECK(!wrong, operator_name, ": the GPU refused the kernel: ", wrong ? wrong : "");
 }
@@ -34,10 +35,13 @@ struct CudaRecurrence {
     on_gpu(kRecurrence, beside, [&](void* stream) { return launch_backward(number, args, stream); });
   }
   static std::tuple<Tensor, Tensor> sum_weights(const Tensor& parts) {
-    const int64_t first[] = {0};
-    Tensor sum = torch::stable::sum(parts, torch::headeronly::IntHeaderOnlyArrayRef(first, 1));
-    return {torch::stable::contiguous(torch::stable::narrow(sum, 1, 0, 2)),
-            torch::stable::contiguous(torch::stable::narrow(sum, 1, 2, 2))};
+    const int64_t utterances[] = {0};
+    const auto sum = [&](int64_t first) {
+      Tensor some = parts;
+      return torch::stable::sum(torch::stable::narrow(some, 2, first, 2),
+                                torch::headeronly::IntHeaderOnlyArrayRef(utterances, 1));
+    };
+    return {sum(0), sum(2)};
   }
 };
 

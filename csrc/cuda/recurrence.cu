@@ -24,6 +24,9 @@ const char* launch(const Args& args, Copying copying, void* stream) {
   const int64_t blocks = args.batch * args.directions * ((args.hidden + Warp::kWarpColumns - 1) / Warp::kWarpColumns);
   constexpr int64_t kMost = int64_t{1} << 31;
   if (blocks >= kMost || args.frames >= kMost) return "expected less than 2^31 frames and, all in all, blocks of columns";
+  // Where the driver divides a multiprocessor's memory otherwise, fewer warps fit. A wish: no matter if it is refused.
+  [[maybe_unused]] static const cudaError_t wished = cudaFuncSetAttribute(
+      run<Warp, Args>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   run<Warp><<<static_cast<unsigned>(blocks), kLanes, 0, static_cast<cudaStream_t>(stream)>>>(args, copying);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

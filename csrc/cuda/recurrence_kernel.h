@@ -15,7 +15,9 @@
 
 namespace sru_asr::SRU_ASR_VARIANT {
 
-constexpr int kRing = 16;     // frames on their way or here, in the forward pass
+// In the forward pass: frames that are waited for, read and computed together, and how many such groups are on their way.
+constexpr int kTogether = 4;
+constexpr int kGroups = 4;
 
 // How the frames' numbers are copied: as what they are aligned for. `columns`: those of a lane at once.
 enum class Copying { sixteen_bytes, columns, numbers };
@@ -219,7 +221,7 @@ struct ForwardWarp : Recurrence<Storage, 4> {
   using Base = Recurrence<Storage, 4>;
   using typename Base::Columns;
   using R = typename Base::R;
-  static constexpr int kSharedBytes = kRing * decltype(Base::rows)::kSlotBytes;
+  static constexpr int kSharedBytes = kGroups * kTogether * decltype(Base::rows)::kSlotBytes;
 
   const Forward& args;
 
@@ -231,59 +233,75 @@ struct ForwardWarp : Recurrence<Storage, 4> {
     const Runs runs(args, this->share);
     PerLane<Storage*> h_at;
     PerLane<Columns> state, main;  // after the last frame; after the last chunk (downwards: at the utterance's first frame)
-    Place here, ahead;
-    here.begin(runs);
-    ahead.begin(runs);
+    PerLane<Place> here, ahead;    // the same for all lanes
     each_lane([&](int lane) {
       this->prepare(lane);
       h_at[lane] = this->output(args.h, lane);
       main[lane] = state[lane] = this->get(this->state(static_cast<const R*>(args.initial)), lane);
-      Place place = ahead;
-      for (int slot = 0; slot < kRing - 1; ++slot) {
-        if (place.valid(runs)) {
-          this->rows.copy(this->copies, shared + slot * kSlotBytes, place.frame(), lane);
-          place.next(runs);
-        }
-        this->copies.commit();
-      }
+      here[lane].begin(runs);
+      ahead[lane].begin(runs);
+      for (int group = 0; group < kGroups - 1; ++group) fetch(runs, ahead[lane], shared + group * kTogether * kSlotBytes, lane);
     });
-    for (int slot = 0; slot < kRing - 1 && ahead.valid(runs); ++slot) ahead.next(runs);
-    int slot = 0;
-    for (; here.valid(runs); here.next(runs)) {
-      this->copies.template wait<kRing - 2>();
-      const bool starts = here.position == 0;
+    for (int group = 0; here[0].valid(runs); group = group + 1 == kGroups ? 0 : group + 1) {
+      this->copies.template wait<kGroups - 2>();
       each_lane([&](int lane) {
-        Columns& c = state[lane];
-        if (starts && !runs.upwards)
-          c = this->get(this->state(static_cast<const R*>(args.initial)), lane);
-        else if (starts && !here.run.ahead)
-          c = main[lane];
-        if (args.states && here.position % kSegment == 0)
-          this->set(this->kept_state(static_cast<R*>(args.states), args.kept, runs.kept(here.run, here.position)), c, lane);
-        const auto in = this->inputs(shared + slot * kSlotBytes, lane);
-        Columns h;
+        const char* const slots = shared + group * kTogether * kSlotBytes;
+        Inputs<Columns> in[kTogether];  // those of a group behind the last frame hold anything
 #pragma unroll
-        for (int i = 0; i < Base::kColumns; ++i)
-          h.at[i] = cell_forward<Base::kRough>(Base::column(in, i), this->weight(lane, i), c.at[i]);
-        this->set_mine(h_at[lane] + here.frame() * args.h.frame, h, lane);
-        if (here.last() && (runs.upwards ? !here.run.ahead : here.run.window == 0)) main[lane] = c;
-        // The slot that all lanes were done with when they came together.
-        const int free = slot == 0 ? kRing - 1 : slot - 1;
-        if (ahead.valid(runs)) this->rows.copy(this->copies, shared + free * kSlotBytes, ahead.frame(), lane);
-        this->copies.commit();
+        for (int i = 0; i < kTogether; ++i) in[i] = this->inputs(slots + i * kSlotBytes, lane);
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i)
+          if (here[lane].valid(runs)) {
+            step(runs, here[lane], in[i], state[lane], main[lane], h_at[lane], lane);
+            here[lane].next(runs);
+          }
+        // The group that all lanes were done with when they came together.
+        const int free = group == 0 ? kGroups - 1 : group - 1;
+        fetch(runs, ahead[lane], shared + free * kTogether * kSlotBytes, lane);
       });
-      if (ahead.valid(runs)) ahead.next(runs);
-      slot = slot + 1 == kRing ? 0 : slot + 1;
     }
     each_lane([&](int lane) {
       this->set(this->state(static_cast<R*>(args.final_state)), main[lane], lane);
       for (int window = 0; window < runs.windows; ++window)
         for (int i = runs.window_length(window); i < runs.size(); ++i)
           this->set_mine(h_at[lane] + (window * runs.size() + i) * args.h.frame, Columns{}, lane);
+      if (!args.states) return;
       // Or the operator's output would hold what nobody wrote.
-      for (int64_t row = 0; args.states && row < args.kept; ++row)
-        if (!runs.keeps(row)) this->set(this->kept_state(static_cast<R*>(args.states), args.kept, row), Columns{}, lane);
+      const auto clear = [&](int row) {
+        this->set(this->kept_state(static_cast<R*>(args.states), args.kept, row), Columns{}, lane);
+      };
+      for (int window = 0; window < runs.windows; ++window) runs.each_unused(window, clear);
+      for (int row = runs.windows * runs.window_segments(); row < args.kept; ++row) clear(row);
     });
+  }
+
+  // The next kTogether frames, one group of copies.
+  SRU_ASR_DEVICE void fetch(const Runs& runs, Place& place, char* slots, int lane) {
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i)
+      if (place.valid(runs)) {
+        this->rows.copy(this->copies, slots + i * decltype(Base::rows)::kSlotBytes, place.frame(), lane);
+        place.next(runs);
+      }
+    this->copies.commit();
+  }
+
+  SRU_ASR_DEVICE void step(const Runs& runs, const Place& place, const Inputs<Columns>& in, Columns& c, Columns& main,
+                           Storage* h_at, int lane) {
+    if (place.position == 0) {
+      if (!runs.upwards)
+        c = this->get(this->state(static_cast<const R*>(args.initial)), lane);
+      else if (!place.run.ahead)
+        c = main;
+    }
+    if (args.states && place.position % kSegment == 0)
+      this->set(this->kept_state(static_cast<R*>(args.states), args.kept, runs.kept(place.run, place.position)), c, lane);
+    Columns h;
+#pragma unroll
+    for (int i = 0; i < Base::kColumns; ++i)
+      h.at[i] = cell_forward<Base::kRough>(Base::column(in, i), this->weight(lane, i), c.at[i]);
+    this->set_mine(h_at + place.frame() * args.h.frame, h, lane);
+    if (place.last() && (runs.upwards ? !place.run.ahead : place.run.window == 0)) main = c;
   }
 };
 

@@ -68,14 +68,14 @@ struct Runs {
   SRU_ASR_DEVICE int kept(const Run& run, int position) const {
     return run.window * window_segments() + (run.ahead ? segments(chunk) : 0) + position / kSegment;
   }
-  // Whether a state is kept in that row.
-  SRU_ASR_DEVICE bool keeps(int64_t row) const {
-    if (row >= static_cast<int64_t>(windows) * window_segments()) return false;
-    const int segment = static_cast<int>(row % window_segments());
-    const int valid = window_length(static_cast<int>(row / window_segments()));
-    if (!upwards) return segment < segments(valid);
-    return segment < segments(chunk) ? segment < segments(valid < chunk ? valid : chunk)
-                                     : segment - segments(chunk) < segments(valid - chunk);
+  // Calls clear(row) for every row of a window in which no state is kept.
+  template <class Clear>
+  SRU_ASR_DEVICE void each_unused(int window, Clear clear) const {
+    const int valid = window_length(window), first = window * window_segments();
+    const int of_chunk = upwards && valid > chunk ? chunk : valid, end = upwards ? segments(chunk) : window_segments();
+    for (int i = segments(of_chunk); i < end; ++i) clear(first + i);
+    if (!upwards) return;
+    for (int i = segments(valid - of_chunk); i < segments(lookahead); ++i) clear(first + segments(chunk) + i);
   }
 };
 

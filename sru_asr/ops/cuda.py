@@ -16,8 +16,7 @@ OPERATORS = ("recurrence", "recurrence_backward", "ctc_loss", "ctc_loss_backward
 
 _lock = Lock()
 _loaded = False
-# Until then these stand where the kernels will.
-_stand_ins = torch.library.Library("sru_asr", "IMPL")
+_stand_ins: torch.library.Library
 
 
 def load_gpu() -> None:
@@ -31,7 +30,11 @@ def load_gpu() -> None:
         if not _loaded:
             path = library(gpu=True)
             _stand_ins._destroy()
-            torch.ops.load_library(str(path))
+            try:
+                torch.ops.load_library(str(path))
+            except OSError:
+                _stand_in()  # to say it again, should anybody try again
+                raise
             _loaded = True
 
 
@@ -40,5 +43,12 @@ def _first_call(name: str, *arguments: Any) -> Any:
     return getattr(torch.ops.sru_asr, name)(*arguments)
 
 
-for _name in OPERATORS:
-    _stand_ins.impl(_name, partial(_first_call, _name), "CUDA")
+def _stand_in() -> None:
+    """Stand where the kernels will, until they are loaded."""
+    global _stand_ins
+    _stand_ins = torch.library.Library("sru_asr", "IMPL")
+    for name in OPERATORS:
+        _stand_ins.impl(name, partial(_first_call, name), "CUDA")
+
+
+_stand_in()
