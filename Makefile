@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 	$(BIN)/sru-asr transcribe --model runs/alphanum $(firstword $(wildcard data/alphanum/audio/af_sarah-*.opus))
 
 test: check
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -rs  # what was skipped, and why
 
 quick: check
 	$(BIN)/pytest -n 2 -m "not slow"
