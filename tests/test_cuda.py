@@ -22,7 +22,7 @@ from sru_asr.sru import SRU
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that torch can use")
 NUMBERS = (*DTYPES, torch.float16)
-GPU_SLACK = 10  # its exponentials and divisions err by a bit or two, which some cases magnify
+GPU_SLACK = 10  # its exponentials and divisions err by a bit or two, which some cases magnify: chosen, not measured yet
 # Several segments of kept states and rounds of the ring; columns for more than one warp, and for a part of one.
 # Seeds of which rounding errors do not grow over so many frames.
 LONG = [
