@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "print what is said in audio files",
         "Files that cannot be read are named on standard error, the others are transcribed.\n"
         "exit status: 0 all files transcribed, 1 some, 2 none\n"
-        "example: sru-asr transcribe --model runs/alphanum a.wav b.flac\n"
+        "example: sru-asr transcribe a.wav b.flac\n"
         "example: sru-asr transcribe --model runs/alphanum --format json *.mp3 > transcripts.jsonl",
     )
     _add_model(transcribe)
@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="print how reference and hypothesis align, of utterances with errors or of all (default: none)",
     )
+    evaluate.add_argument(
+        "--latency",
+        type=float,
+        metavar="MS",
+        help="recognise through windows of so many milliseconds, as live recognition does (default: full context)",
+    )
     evaluate.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
 
     info = _command(commands, "info", _info, "print versions, and which kernels run and why", "example: sru-asr info")
@@ -129,7 +135,10 @@ def _command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> a
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="PATH", help="a model.safetensors, or the output folder of a recipe that holds one"
+        "--model",
+        metavar="PATH",
+        help="a model.safetensors, or the output folder of a recipe that holds one (default: alphanum-en, which comes "
+        "with the package and knows letters, digits, numbers, dates and commands in English)",
     )
     parser.add_argument(
         "--precision",
@@ -146,17 +155,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> Recognizer:
-    path = args.model
-    if path is None:
-        raise CommandError(
-            "no --model given, and none is shipped yet: train one with "
-            "`python recipes/alphanum/train.py` and give its output folder, --model runs/alphanum"
-        )
-    from sru_asr.model import CheckpointError, load_model
+    from sru_asr.model import SHIPPED, CheckpointError, load_model
 
     device = _device(args)
     try:
-        return load_model(path).to(device)
+        return load_model(SHIPPED if args.model is None else args.model).to(device)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
 
@@ -229,13 +232,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import ManifestError, read_manifest
     from sru_asr.metrics import align_words
+    from sru_asr.windows import window_of
 
     try:
         cuts, faults = read_manifest(args.manifest)
     except ManifestError as error:
         raise CommandError(str(error)) from error
+    try:
+        window = (0, 0) if args.latency is None else window_of(args.latency, model.frames_per_second)
+    except ValueError as error:
+        raise CommandError(f"--latency: {error}") from error
     with _autocast(model, args.precision):
-        evaluation = evaluate(model, cuts, progress=_progress)
+        evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], progress=_progress)
     evaluation.faults[:0] = faults
     for fault in evaluation.faults:
         print(f"sru-asr: {fault}", file=sys.stderr)
@@ -253,7 +261,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         try:
             args.json.write_text(
                 json.dumps(
-                    {"precision": args.precision, "device": args.device, **evaluation.to_dict()},
+                    {
+                        "precision": args.precision,
+                        "device": args.device,
+                        "latency_ms": args.latency,
+                        **evaluation.to_dict(),
+                    },
                     indent=1,
                     ensure_ascii=False,
                     allow_nan=False,

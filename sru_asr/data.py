@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sru_asr.audio import LOUDEST, SAMPLE_RATE, AudioError, read, resample
+from sru_asr.augment import AugmentConfig, Augmented
 from sru_asr.manifest import TOLERANCE_SECONDS, describe, file_of, place
 from sru_asr.text import BLANK, Tokenizer, normalize
 
@@ -100,14 +101,23 @@ class SpeechDataset(Dataset[Batch]):
     Args:
         tokenizer: Encodes the targets. With None they are empty: recognition is measured on texts, which may hold what
             no token stands for.
-        seed: What the speeds are drawn from, with epoch and cut id.
+        seed: What speeds and changes are drawn from, with epoch and cut id.
         speeds: Factors to choose from.
+        augment: How waveforms are changed.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, *, seed: int = 0, speeds: Sequence[float] = (1.0,)) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        *,
+        seed: int = 0,
+        speeds: Sequence[float] = (1.0,),
+        augment: AugmentConfig | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
         self.speeds = tuple(speeds)
+        self.augment = augment or AugmentConfig.none()
 
     def speed(self, epoch: int, cut_id: str) -> float:
         """The factor for a cut in an epoch, the same in every process, order and resumed run."""
@@ -116,9 +126,15 @@ class SpeechDataset(Dataset[Batch]):
     def __getitem__(self, index: tuple[int, CutSet]) -> Batch:
         epoch, cuts = index
         supervisions = [cut.supervisions[0] for cut in cuts]
-        texts = [normalize(supervision.text or "") for supervision in supervisions]
+        changes = [Augmented(self.augment, f"{self.seed} {epoch} {cut.id}") for cut in cuts]
+        texts = [
+            normalize(supervision.text or "") if change.has_speech else ""
+            for supervision, change in zip(supervisions, changes, strict=True)
+        ]
         tokens = [self.tokenizer.encode(text) if self.tokenizer else [] for text in texts]
-        waveforms = [load_waveform(cut, self.speed(epoch, cut.id)) for cut in cuts]
+        waveforms = [
+            change(load_waveform(cut, self.speed(epoch, cut.id))) for cut, change in zip(cuts, changes, strict=True)
+        ]
         return Batch(
             waveforms=pad_sequence(waveforms, batch_first=True),
             lengths=torch.tensor([len(waveform) for waveform in waveforms]),
@@ -261,6 +277,7 @@ def make_loader(
     training: bool,
     seed: int = 0,
     speeds: Sequence[float] = (1.0,),
+    augment: AugmentConfig | None = None,
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -272,9 +289,10 @@ def make_loader(
         cuts: The utterances, which should have passed `validate`.
         tokenizer: Encodes the targets, or None for none.
         max_seconds: The most audio in a batch, with padding and at the slowest speed.
-        training: Whether to shuffle and to perturb speeds.
-        seed: What order and speeds are drawn from.
+        training: Whether to shuffle, and to change speeds and waveforms.
+        seed: What order, speeds and changes are drawn from.
         speeds: Factors for speed perturbation.
+        augment: How waveforms are changed; not at all if None.
         workers: Processes that load; with 0 it happens in this one. The batches are the same.
         rank: This process of a distributed run.
         world_size: The number of its processes.
@@ -293,7 +311,7 @@ def make_loader(
         accumulate=accumulate,
     )
     return DataLoader(
-        SpeechDataset(tokenizer, seed=seed, speeds=speeds),
+        SpeechDataset(tokenizer, seed=seed, speeds=speeds, augment=augment if training else None),
         batch_size=None,
         sampler=sampler,
         num_workers=workers,

@@ -10,18 +10,22 @@ from sru_asr.audio import SAMPLE_RATE
 
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
+PAST_SAMPLES = WINDOW_SAMPLES - HOP_SAMPLES  # that a frame sees before its own
 N_FFT = 512
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
 LOG_FLOOR = 1e-6  # mel power below which silence is silence, about the rounding noise of 16-bit audio
 
 
 def frame_count(samples: Tensor) -> Tensor:
-    """Frames of utterances of `samples` samples: those whose whole window lies inside. Any integer tensor."""
-    return (torch.div(samples - WINDOW_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1).clamp(min=0)
+    """Frames of utterances of `samples` samples, one for each whole hop. Any integer tensor."""
+    return torch.div(samples, HOP_SAMPLES, rounding_mode="floor")
 
 
 class LogMel(nn.Module):
     """Log-mel spectrogram, normalised by statistics of the training data that the checkpoint carries.
+
+    A frame's window ends where its hop ends, so that no frame waits for audio beyond itself; before the utterance there
+    is silence.
 
     Args:
         n_mels: mel bands between 20 Hz and 7600 Hz.
@@ -52,11 +56,11 @@ class LogMel(nn.Module):
         Returns:
             (batch, frames, n_mels) float32, natural log of mel power; frames as `frame_count` says.
         """
-        # torch pads the 400-sample window to the FFT's 512 on both sides: so is the signal, and frame t starts at
-        # sample 160 t.
+        # torch pads the 400-sample window to the FFT's 512 on both sides: so is the signal, and the window of frame t
+        # ends before sample 160 (t + 1).
         margin = (N_FFT - WINDOW_SAMPLES) // 2
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = self.spectrum(nn.functional.pad(waveform.float(), (margin, margin)))
+            spectrum = self.spectrum(nn.functional.pad(waveform.float(), (margin + PAST_SAMPLES, margin)))
             # Not abs(), which takes a root that the square undoes, nor sum(), slow over two numbers: either costs more
             # than the transform.
             real, imaginary = torch.view_as_real(spectrum).unbind(-1)
@@ -73,7 +77,7 @@ class LogMel(nn.Module):
             (batch, frames, n_mels) float32, zero (the mean) behind each length, and the lengths in frames.
         """
         lengths = frame_count(lengths)
-        if waveform.shape[1] < WINDOW_SAMPLES:
+        if waveform.shape[1] < HOP_SAMPLES:
             return self.mean.new_zeros(waveform.shape[0], 0, self.n_mels), lengths
         features = (self.log_mel(waveform) - self.mean) * self.scale
         return mask_padding(features, lengths), lengths

@@ -14,13 +14,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sru_asr.ctc import CTCHead
-from sru_asr.encoder import SUBSAMPLING, Encoder
+from sru_asr.encoder import FACTORS, Encoder
 from sru_asr.features import FRAMES_PER_SECOND, LogMel
 from sru_asr.text import Tokenizer, tokenizer_from_dict
 from sru_asr.transcribe import Audio, Transcript, transcribe
 
 CHECKPOINT_NAME = "model.safetensors"
-FORMAT = 1
+FORMAT = 2  # 1 had features whose windows began with their hop, and no choice of subsampling
+SHIPPED = Path(__file__).parent / "models" / "alphanum-en"
 # The mel filters and the window are recomputed, not stored.
 _DERIVED = ("features.mel.", "features.spectrum.")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -40,6 +41,7 @@ class ModelConfig:
         hidden_size: width of each direction of the SRU.
         num_layers: SRU layers.
         dropout: dropped units between layers (variational) and before the head.
+        subsampling: features of 10 ms to a frame of the encoder, 4 or 2.
     """
 
     n_mels: int = 80
@@ -47,6 +49,7 @@ class ModelConfig:
     hidden_size: int = 256
     num_layers: int = 6
     dropout: float = 0.1
+    subsampling: int = 4
 
     def __post_init__(self) -> None:
         limits = {"n_mels": (4, 512), "channels": (1, 4096), "hidden_size": (1, 16384), "num_layers": (1, 256)}
@@ -56,6 +59,8 @@ class ModelConfig:
                 raise ValueError(f"model {name} must be an integer from {low} to {high}, found {value!r}")
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout <= 0.99:
             raise ValueError(f"model dropout must be a number from 0.0 to 0.99, found {self.dropout!r}")
+        if type(self.subsampling) is not int or self.subsampling not in FACTORS:
+            raise ValueError(f"model subsampling must be {' or '.join(map(str, FACTORS))}, found {self.subsampling!r}")
 
 
 class Recognizer(nn.Module):
@@ -81,13 +86,14 @@ class Recognizer(nn.Module):
             config.hidden_size,
             config.num_layers,
             config.dropout,
+            config.subsampling,
         )
         self.ctc = CTCHead(self.encoder.width, tokenizer.vocab_size, config.dropout)
 
     @property
     def frames_per_second(self) -> float:
         """Frames of `log_probs` per second of audio."""
-        return FRAMES_PER_SECOND / SUBSAMPLING
+        return FRAMES_PER_SECOND / self.config.subsampling
 
     @property
     def device(self) -> torch.device:
@@ -136,8 +142,14 @@ class Recognizer(nn.Module):
             return [transcribe(self, one) for one in audio]
         return transcribe(self, audio)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the checkpoint, atomically: weights, feature statistics, architecture, tokenizer. No pickle."""
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write the checkpoint, atomically: weights, feature statistics, architecture, tokenizer. No pickle.
+
+        Args:
+            path: the file.
+            dtype: to store the weights in, such as `torch.float16`, which halves the file; None leaves them as they
+                are. Loaded, they are float32 again.
+        """
         path = Path(path)
         description = {
             "format": FORMAT,
@@ -146,7 +158,7 @@ class Recognizer(nn.Module):
             "training": self.training_data,
         }
         tensors = {
-            name: tensor.detach().cpu().contiguous()
+            name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous()
             for name, tensor in self.state_dict().items()
             if not name.startswith(_DERIVED)
         }
@@ -160,13 +172,14 @@ class Recognizer(nn.Module):
             partial.unlink(missing_ok=True)
 
 
-def load_model(path: str | os.PathLike[str]) -> Recognizer:
+def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:
     """Load a checkpoint, ready to transcribe.
 
     Nothing in the file is executed: it is a safetensors file whose header says, in JSON, what the weights are.
 
     Args:
-        path: the file, or a folder that holds it as `model.safetensors` (a recipe's output folder).
+        path: the file, or a folder that holds it as `model.safetensors` (a recipe's output folder). By default
+            `alphanum-en`, which comes with the package: English letters, digits, numbers, dates and commands.
 
     Returns:
         The recogniser in evaluation mode, on the CPU, float32.
@@ -225,7 +238,10 @@ def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, dict[s
     if not isinstance(description, dict):
         raise ValueError("its description is not a JSON object")
     if type(description["format"]) is not int or description["format"] != FORMAT:
-        raise ValueError(f"it has format {description['format']!r}, this version reads {FORMAT}: update sru-asr")
+        raise ValueError(
+            f"it has format {description['format']!r}, this version reads {FORMAT}: a higher one needs a newer version "
+            "of sru-asr, a lower one an older version, or a new training"
+        )
     known = {field.name for field in fields(ModelConfig)}
     config = description["config"]
     if not isinstance(config, dict) or set(config) != known:

@@ -22,19 +22,20 @@ import torch
 from filelock import FileLock
 from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from sru_asr.augment import AugmentConfig
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import FeatureStatistics, frame_count
 from sru_asr.manifest import load_manifest, too_fast, validate
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
-from sru_asr.task import OptimizerConfig, SpeechTask
+from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, normalize
 
 LAST_CHECKPOINT = "last.ckpt"
@@ -105,6 +106,8 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     )
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(OptimizerConfig, "optimizer")
+    parser.add_class_arguments(LossConfig, "loss")
+    parser.add_class_arguments(AugmentConfig, "augment")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(
         pl.Trainer,
@@ -140,6 +143,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     model = None if args.init_from is None else _given_model(args, parser.get_defaults())
     config = ModelConfig(**args.model.as_dict())
     optimizer = OptimizerConfig(**args.optimizer.as_dict())
+    loss = LossConfig(**args.loss.as_dict())
+    augment = AugmentConfig(**args.augment.as_dict())
     data = DataConfig(**args.data.as_dict())
     output: Path = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
@@ -158,12 +163,13 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
     last = output / LAST_CHECKPOINT
-    task = SpeechTask(model, optimizer, args.seed)
+    task = SpeechTask(model, optimizer, loss, args.seed)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
         default_root_dir=output,
         logger=TensorBoardLogger(output, name="", version="tensorboard"),
         callbacks=[
+            *([EMAWeightAveraging(decay=optimizer.average)] if optimizer.average else []),
             *_checkpoints(output, args.checkpoint_steps),
             EpochLine(),
             StopsAtOnce(last),
@@ -181,6 +187,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         max_seconds=data.max_batch_seconds,
         seed=args.seed,
         speeds=data.speeds,
+        augment=augment,
         training=True,
         workers=data.workers if data.workers >= 0 else 0 if trainer.strategy.root_device.type == "cpu" else 2,
         accumulate=trainer.accumulate_grad_batches,
@@ -311,6 +318,8 @@ def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> 
                 "init_from": str(args.init_from) if args.init_from else None,
                 "model": args.model.as_dict(),
                 "optimizer": args.optimizer.as_dict(),
+                "loss": args.loss.as_dict(),
+                "augment": args.augment.as_dict(),
                 "data": {k: v for k, v in args.data.as_dict().items() if k != "workers"},
                 "max_epochs": args.trainer.max_epochs,
                 "max_steps": args.trainer.max_steps,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sru_asr.audio import LOUDEST, AudioError
-from sru_asr.encoder import SUBSAMPLING, subsampled_lengths
-from sru_asr.features import HOP_SAMPLES, WINDOW_SAMPLES, frame_count
+from sru_asr.features import HOP_SAMPLES, PAST_SAMPLES, frame_count
 
 if TYPE_CHECKING:  # a recogniser transcribes long audio through a stream of its own
     from sru_asr.model import Recognizer
@@ -60,10 +59,13 @@ class Stream:
         self.samples = 0  # pushed so far
         self.finished = False
         self._device = model.device
+        self._factor = model.encoder.subsampling.factor
+        # Frames of audio to hold before the next one: those that it sees, and those whose own past is not held.
+        self._past = model.encoder.subsampling.past_frames - (-PAST_SAMPLES // (self._factor * HOP_SAMPLES))
         self._audio = torch.zeros(
             1, 0, device=self._device
         )  # the last of them, from the first that a later frame needs
-        self._audio_start = 0  # the sample `_audio` begins with: that of feature frame 4 * max(_frames - 1, 0)
+        self._first = 0  # the frame that `_audio` begins with
         self._frames = 0  # subsampled frames made so far
         self._pending = torch.zeros(
             1, 0, model.encoder.width, device=self._device
@@ -82,8 +84,8 @@ class Stream:
         waveform = check_waveform(waveform).to(self._device)
         self.samples += waveform.shape[0]
         self._audio = torch.cat([self._audio, waveform[None]], 1)
-        # A frame is final once every feature its convolutions see is there: 4 t + 3.
-        self._subsample(_integer(frame_count, self.samples) // SUBSAMPLING, final=False)
+        # A frame is final once all features that it stands for are there: it sees none behind them.
+        self._subsample(_integer(frame_count, self.samples) // self._factor)
         return self._emit(self.chunk + self.lookahead)
 
     @torch.inference_mode()
@@ -95,29 +97,25 @@ class Stream:
         """
         self._check_open()
         self.finished = True
-        frames = _integer(frame_count, self.samples)
-        self._subsample(_integer(subsampled_lengths, frames), final=True)
+        self._subsample(_integer(self.model.encoder.subsampling.lengths, _integer(frame_count, self.samples)))
         return self._emit(1)
 
     def _check_open(self) -> None:
         if self.finished:
             raise RuntimeError("this Stream is finished: a Stream is one utterance, make a new one for the next")
 
-    def _subsample(self, frames: int, final: bool) -> None:
+    def _subsample(self, frames: int) -> None:
         """Make subsampled frames up to `frames`. The audio before the first gives it its left context."""
         if frames <= self._frames:
             return
-        first = max(self._frames - 1, 0)
-        stop = _integer(frame_count, self.samples) if final else SUBSAMPLING * frames
-        end = (stop - 1) * HOP_SAMPLES + WINDOW_SAMPLES - self._audio_start
-        audio = self._audio[:, :end]
+        audio = self._audio[:, : (frames * self._factor - self._first * self._factor) * HOP_SAMPLES]
         features, lengths = self.model.features(audio, torch.tensor([audio.shape[1]], device=self._device))
         made, _ = self.model.encoder.subsampling(features, lengths)
-        self._pending = torch.cat([self._pending, made[:, self._frames - first :]], 1)
+        self._pending = torch.cat([self._pending, made[:, self._frames - self._first :]], 1)
         self._frames = frames
-        start = SUBSAMPLING * (frames - 1) * HOP_SAMPLES
-        self._audio = self._audio[:, start - self._audio_start :]
-        self._audio_start = start
+        first = max(frames - self._past, 0)
+        self._audio = self._audio[:, (first - self._first) * self._factor * HOP_SAMPLES :]
+        self._first = first
 
     def _emit(self, least: int) -> Tensor:
         """Advance window by window while at least `least` frames are pending."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from sru_asr.ctc import ctc_loss
 from sru_asr.data import Batch
 from sru_asr.decode import greedy
-from sru_asr.features import SpecAugment
+from sru_asr.features import FRAMES_PER_SECOND, SpecAugment
 from sru_asr.metrics import word_errors
 from sru_asr.model import Recognizer
 
@@ -29,16 +30,58 @@ class OptimizerConfig:
         weight_decay: of matrices; vectors (biases, norms, the SRU's v) are left alone.
         warmup: share of the steps in which the learning rate rises.
         beta2: decay of AdamW's second moment.
+        average: decay of the moving average of the weights, which is what is measured and kept; 0 for the last weights.
     """
 
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.2
     beta2: float = 0.98
+    average: float = 0.998
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 < self.warmup < 1 or not 0 < self.beta2 < 1:
             raise ValueError(f"learning_rate must be positive, weight_decay not negative, shares in (0, 1): {self}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"optimizer average must be from 0 to below 1, found {self.average}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is learned from a batch.
+
+    Attributes:
+        consistency: weight of the divergence between what is recognised in two views of a batch, each under masks of
+            its own (CR-CTC, Yao et al. 2024, arXiv:2410.05101); with 0 there is one view.
+        windowed: share of the steps in which the second view, or the only one, is seen through windows of a size
+            drawn at random, as a live recogniser would see it. The first of two views always has full context, so that
+            what windows give is drawn to what full context does.
+        window_frames: size of those windows, chunk and lookahead, in frames of the encoder: least and most.
+        lookahead: share of a window that is lookahead, least and most.
+    """
+
+    consistency: float = 0.2
+    windowed: float = 0.6
+    window_frames: tuple[int, int] = (4, 16)
+    lookahead: tuple[float, float] = (0.4, 0.7)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.consistency <= 10 or not 0 <= self.windowed <= 1:
+            raise ValueError(f"loss consistency must be from 0 to 10, windowed from 0 to 1, found {self}")
+        low, high = self.window_frames
+        if not 1 <= low <= high <= 1000:
+            raise ValueError(f"loss window_frames must be two numbers from 1 to 1000, found {self.window_frames}")
+        if not 0 <= self.lookahead[0] <= self.lookahead[1] < 1:
+            raise ValueError(f"loss lookahead must be two shares from 0 to below 1, found {self.lookahead}")
+
+    def draw_window(self, generator: random.Random) -> tuple[int, int]:
+        """Chunk and lookahead, in frames; (0, 0), which is full context, in some of the steps."""
+        if generator.random() >= self.windowed:
+            return 0, 0
+        low, high = self.window_frames
+        size = round(low * (high / low) ** generator.random())
+        lookahead = min(round(size * generator.uniform(*self.lookahead)), size - 1)
+        return size - lookahead, lookahead
 
 
 class SpeechTask(pl.LightningModule):
@@ -50,14 +93,22 @@ class SpeechTask(pl.LightningModule):
     Args:
         model: to be trained.
         optimizer: how.
-        seed: of dropout and SpecAugment.
+        loss: from what.
+        seed: of dropout, SpecAugment and windows.
     """
 
-    def __init__(self, model: Recognizer, optimizer: OptimizerConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Recognizer,
+        optimizer: OptimizerConfig | None = None,
+        loss: LossConfig | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.spec_augment = SpecAugment()
         self.optimizer = optimizer or OptimizerConfig()
+        self.loss = loss or LossConfig()
+        self.spec_augment = SpecAugment()
         self.seed = seed
         # hits, substitutions, deletions, insertions over the validation so far; then its loss and utterances
         self._validation = torch.zeros(6, dtype=torch.float64)
@@ -65,16 +116,23 @@ class SpeechTask(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step."""
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
-        torch.manual_seed(zlib.crc32(f"{self.seed} {self.current_epoch} {number}".encode()))
+        seed = zlib.crc32(f"{self.seed} {self.current_epoch} {number}".encode())
+        torch.manual_seed(seed)
+        self._random = random.Random(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean CTC loss per utterance, in nats per token."""
+        """Mean loss per utterance, in nats per token (per second, where there is less than one token a second)."""
         features, lengths = self.model.features(batch.waveforms, batch.lengths)
-        log_probs, lengths = self.model.log_probs(self.spec_augment(features, lengths), lengths)
-        losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
-        loss = (losses / batch.target_lengths.clamp(min=1)).mean()
-        self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(batch.ids), prog_bar=True)
-        return loss
+        window = self.loss.draw_window(self._random)
+        windows = [(0, 0), window] if self.loss.consistency else [window]
+        views = [self.model.log_probs(self.spec_augment(features, lengths), lengths, *size) for size in windows]
+        losses = torch.stack([ctc_loss(*view, batch.targets, batch.target_lengths) for view in views]).mean(0)
+        units = torch.maximum(batch.target_lengths, lengths / FRAMES_PER_SECOND)
+        shown = (losses.detach() / units).mean()
+        if self.loss.consistency:
+            losses = losses + self.loss.consistency * _divergence(views[0][0], views[1][0], views[0][1])
+        self.log("train_loss", shown, on_step=True, on_epoch=True, batch_size=len(batch.ids), prog_bar=True)
+        return (losses / units).mean()
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
@@ -141,6 +199,23 @@ class SpeechTask(pl.LightningModule):
         # `completed` is counted only after the callbacks that save within an epoch.
         processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["position"] = {"epoch": self.current_epoch, "batches": processed}
+
+
+def _divergence(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
+    """How far two views of a batch are apart, (batch,): half the sum of both Kullback-Leibler divergences.
+
+    Summed over frames. What a view is compared with is taken as given: each learns from the other.
+
+    Args:
+        first: (batch, frames, vocab), log-probabilities.
+        second: the same of the other view.
+        lengths: (batch,) int64, frames.
+    """
+    apart = torch.zeros_like(first)
+    for learner, teacher in ((first, second.detach()), (second, first.detach())):
+        apart = apart + teacher.exp() * (teacher - learner)
+    inside = torch.arange(first.shape[1], device=first.device) < lengths[:, None]
+    return 0.5 * (apart.sum(2) * inside).sum(1)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

@@ -7,8 +7,14 @@ one tensor, so that a whole utterance is computed layer by layer and nothing loo
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
+
+# Of a window, where only its size is given: what is shorter makes more errors, what is longer computes more for a few
+# errors less (docs/log.md).
+LOOKAHEAD_SHARE = 0.5
 
 
 def check_window(chunk: int, lookahead: int) -> None:
@@ -17,6 +23,30 @@ def check_window(chunk: int, lookahead: int) -> None:
         raise ValueError(
             f"expected chunk >= 1 and lookahead >= 0 (or both 0: the whole utterance), found {chunk} and {lookahead}"
         )
+
+
+def window_of(latency_ms: float, frames_per_second: float) -> tuple[int, int]:
+    """The best known split of a latency into chunk and lookahead.
+
+    The latency is that of a window's first sample, which waits longest: until the last one is there. The convolutions
+    and the features see nothing behind a window's end.
+
+    Args:
+        latency_ms: in milliseconds.
+        frames_per_second: of the encoder.
+
+    Returns:
+        chunk and lookahead, in frames.
+
+    Raises:
+        ValueError: the latency has no room for two frames, or is not finite.
+    """
+    least = 2000 / frames_per_second
+    if not least <= latency_ms < math.inf:
+        raise ValueError(f"expected a latency of at least {least:g} ms, two frames, found {latency_ms:g} ms")
+    frames = int(latency_ms * frames_per_second / 1000 + 1e-6)
+    lookahead = max(round(LOOKAHEAD_SHARE * frames), 1)
+    return frames - lookahead, lookahead
 
 
 def unfold(x: Tensor, chunk: int, lookahead: int) -> Tensor:

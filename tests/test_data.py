@@ -18,6 +18,7 @@ from sru_asr import audio
 from sru_asr import corpus as corpus_module
 from sru_asr.audio import AudioError
 from sru_asr.audio import read as read_audio
+from sru_asr.augment import AugmentConfig, Augmented
 from sru_asr.data import Batch, BatchSampler, SpeechDataset, load_waveform, make_loader
 from sru_asr.manifest import ManifestError, load_manifest, place, read_manifest, too_fast, validate
 from sru_asr.text import BLANK, CharTokenizer
@@ -447,6 +448,34 @@ def test_speeds_depend_on_seed_epoch_and_id_alone(corpus: CutSet) -> None:
              for seed in (0, 1) for epoch in (0, 1)}  # fmt: skip
     assert len({tuple(d) for d in drawn.values()}) == 4
     assert all(abs(d.count(speed) - 1000) < 120 for d in drawn.values() for speed in speeds)
+
+
+def test_augmentation_depends_on_seed_epoch_and_id_alone_and_takes_text_with_speech(corpus: CutSet) -> None:
+    augment = AugmentConfig(no_speech=0.5)
+    dataset = SpeechDataset(TOKENIZER, seed=3, augment=augment)
+    forward, backward = dataset[1, corpus], dataset[1, CutSet.from_cuts(reversed(list(corpus)))]
+    assert forward.lengths.tolist() == backward.lengths.tolist()[::-1]
+    assert torch.equal(forward.waveforms, backward.waveforms.flip(0))
+    assert not torch.equal(forward.waveforms, dataset[2, corpus].waveforms)
+    plain = SpeechDataset(TOKENIZER, seed=3)[1, corpus]
+    said = [Augmented(augment, f"3 1 {cut_id}").has_speech for cut_id in forward.ids]
+    assert len(set(said)) == 2
+    for speech, text, n_tokens, plain_text in zip(
+        said, forward.texts, forward.target_lengths.tolist(), plain.texts, strict=True
+    ):
+        assert text == (plain_text if speech else "")
+        assert n_tokens == len(TOKENIZER.encode(text))
+
+
+def test_only_training_is_augmented(corpus: CutSet) -> None:
+    augment = AugmentConfig(noise=1.0)
+    for training in (True, False):
+        kwargs = {"max_seconds": 100.0, "training": training, "seed": 0}
+        changed, plain = (
+            next(iter(make_loader(corpus, TOKENIZER, augment=a, **kwargs))).waveforms  # type: ignore[arg-type]
+            for a in (augment, None)
+        )
+        assert (changed.shape != plain.shape or not torch.equal(changed, plain)) == training
 
 
 # Order

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.encoder import CONTEXT_FRAMES, SUBSAMPLING, Encoder, Subsampling, subsampled_lengths
+from sru_asr.encoder import Encoder, Subsampling
 from sru_asr.features import mask_padding
 
 N_MELS = 8
+FACTORS = (4, 2)
 windows = st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 8), st.integers(0, 6)))
 
 
@@ -18,7 +19,8 @@ def make_encoder(**kwargs):
     return Encoder(N_MELS, **settings | kwargs).eval()
 
 
-ENCODER = make_encoder()
+ENCODERS = {factor: make_encoder(subsampling=factor) for factor in FACTORS}
+ENCODER = ENCODERS[4]
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +34,19 @@ def random_features(lengths, frames, seed=0):
     return mask_padding(features, torch.tensor(lengths))
 
 
+@pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("n_mels", [7, 8, 9, 80])
-def test_subsampled_frames_are_counted_as_they_are_made(n_mels):
-    subsampling = Subsampling(n_mels, channels=2, width=5)
+def test_subsampled_frames_are_counted_as_they_are_made(n_mels, factor):
+    subsampling = Subsampling(n_mels, channels=2, width=5, factor=factor)
     for frames in range(70):
         x, lengths = subsampling(torch.zeros(1, frames, n_mels), torch.tensor([frames]))
-        assert x.shape == (1, subsampled_lengths(torch.tensor(frames)), 5)
-        assert lengths.tolist() == [x.shape[1]] == [-(-frames // SUBSAMPLING)]
+        assert x.shape == (1, subsampling.lengths(torch.tensor(frames)), 5)
+        assert lengths.tolist() == [x.shape[1]] == [-(-frames // factor)]
+
+
+def test_other_factors_are_refused():
+    with pytest.raises(ValueError, match="factor of 2 or 4, found 3"):
+        Subsampling(8, 2, 5, factor=3)
 
 
 @settings(deadline=None, max_examples=60)
@@ -46,14 +54,16 @@ def test_subsampled_frames_are_counted_as_they_are_made(n_mels):
     lengths=st.lists(st.integers(0, 70), min_size=1, max_size=4),
     extra=st.integers(0, 20),
     window=windows,
+    factor=st.sampled_from(FACTORS),
     seed=st.integers(0, 1_000),
 )
-def test_an_utterance_is_encoded_as_it_is_alone(lengths, extra, window, seed):
+def test_an_utterance_is_encoded_as_it_is_alone(lengths, extra, window, factor, seed):
+    encoder = ENCODERS[factor]
     features = random_features(lengths, max(lengths) + extra, seed)
-    found, frames = ENCODER(features, torch.tensor(lengths), *window)
-    assert torch.equal(frames, subsampled_lengths(torch.tensor(lengths)))
+    found, frames = encoder(features, torch.tensor(lengths), *window)
+    assert frames.tolist() == [-(-length // factor) for length in lengths]
     for row, length, found_row, n_frames in zip(features, lengths, found, frames.tolist(), strict=True):
-        alone, _ = ENCODER(row[None, :length], torch.tensor([length]), *window)
+        alone, _ = encoder(row[None, :length], torch.tensor([length]), *window)
         assert alone.shape[1] == n_frames
         torch.testing.assert_close(found_row[:n_frames], alone[0], rtol=0, atol=1e-5)
 
@@ -81,20 +91,22 @@ def reach(function, frames):
     return torch.stack(columns, 1)
 
 
-def test_a_subsampled_frame_sees_three_features_on_either_side():
+@pytest.mark.parametrize(("factor", "past"), [(4, 3), (2, 5)])
+def test_a_subsampled_frame_sees_what_it_stands_for_and_a_little_before(factor, past):
     torch.manual_seed(0)
-    subsampling = Subsampling(N_MELS, channels=32, width=8)  # of few channels, all may be off
+    subsampling = Subsampling(N_MELS, channels=32, width=8, factor=factor)  # of few channels, all may be off
     found = reach(lambda features: subsampling(features, torch.tensor([50]))[0], 50)
-    at = torch.arange(50)[None] - SUBSAMPLING * torch.arange(13)[:, None]
-    assert torch.equal(found, at.abs() <= CONTEXT_FRAMES)
+    at = torch.arange(50)[None] - factor * torch.arange(-(-50 // factor))[:, None]
+    assert torch.equal(found, (at >= -past) & (at < factor))
+    assert subsampling.past_frames == -(-past // factor)
 
 
+@pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize(("chunk", "lookahead"), [(1, 0), (1, 4), (3, 0), (4, 3), (5, 7)])
-def test_a_window_sees_its_lookahead_and_not_beyond(chunk, lookahead):
-    found = reach(lambda features: ENCODER(features, torch.tensor([50]), chunk, lookahead)[0], 50)
+def test_a_window_sees_its_lookahead_and_not_beyond(chunk, lookahead, factor):
+    found = reach(lambda features: ENCODERS[factor](features, torch.tensor([50]), chunk, lookahead)[0], 50)
     for t, seen in enumerate(found):
-        last_subsampled = min((t // chunk + 1) * chunk + lookahead, 13) - 1
-        last = min(SUBSAMPLING * last_subsampled + CONTEXT_FRAMES, 49)
+        last = min(factor * ((t // chunk + 1) * chunk + lookahead), 50) - 1
         assert seen[last]
         assert not seen[last + 1 :].any()
         assert seen[0]  # and all of the past

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sru_asr"
 LAYERS = [
     *("build",),
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
-    *("decode", "features", "manifest"),
+    *("augment", "decode", "features", "manifest"),
     *("sru", "data"),
     *("encoder", "ctc"),
     *("stream",),

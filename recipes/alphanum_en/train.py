@@ -1,0 +1,38 @@
+"""Trains the model that the package ships: English letters, digits, numbers, dates and commands.
+
+On AN4, the Free Spoken Digit Dataset and data/alphanum, seen at full context and through windows of all sizes.
+
+example: python recipes/alphanum_en/train.py --corpora-dir ~/corpora --output-dir runs/alphanum_en
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prepare import add_folders, prepare
+
+from sru_asr.cli import run
+
+
+def main() -> None:
+    """Parses the command line, prepares, trains."""
+    from sru_asr.recipe import train, training_parser  # here, as it loads the kernels, which `run` may have to report
+
+    parser = training_parser(
+        "alphanum_en",
+        __doc__,
+        trainer__max_epochs=40,
+        data__max_batch_seconds=30.0,
+        data__vocab_size=150,
+        model__hidden_size=208,
+    )
+    add_folders(parser)
+
+    def manifests(args: Namespace) -> dict[str, list[Path]]:
+        corpora = prepare(args.corpora_dir, args.prepared_dir, args.download_dir)
+        return {split: [corpus[split] for corpus in corpora.values()] for split in ("train", "dev")}
+
+    train(parser, manifests)
+
+
+if __name__ == "__main__":
+    run(main)

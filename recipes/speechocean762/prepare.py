@@ -1,0 +1,200 @@
+"""Prepares speechocean762: English sentences read by speakers of Mandarin, half of them children.
+
+Writes the Lhotse manifests train.jsonl.gz, dev.jsonl.gz and, where the test part is present, test.jsonl.gz, and FLAC
+copies of audio that comes as Opus, which takes ten times as long to decode, in every epoch again.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import soundfile
+
+from sru_asr.cli import run
+from sru_asr.corpus import Utterance, numbered_lines, threads, write_cuts
+from sru_asr.download import BY_HAND, DownloadError, download, extract
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = "example: python recipes/speechocean762/prepare.py --corpus-dir ../shared/corpora/speechocean762"
+
+# OpenSLR and two mirrors of it. A checksum was not to be found; the archive's gzip CRC and what is in it are checked.
+ARCHIVES = (
+    "https://www.openslr.org/resources/101/speechocean762.tar.gz",
+    "https://openslr.trmal.net/resources/101/speechocean762.tar.gz",
+    "https://openslr.elda.org/resources/101/speechocean762.tar.gz",
+)
+N_UTTERANCES = 2500  # in either part
+
+# Held out from the 125 speakers of the training part. Drawn once, with one random.Random(0): sample(ids, 3) from the
+# sorted ids of the 26 girls, then of the 32 boys, the 41 women and the 26 men. A child is under 16 by spk2age.
+DEV_SPEAKERS = frozenset(
+    [
+        *("3423", "9034", "3837"),
+        *("0048", "2034", "9556"),
+        *("2981", "2380", "9607"),
+        *("1336", "8002", "1029"),
+    ]
+)
+
+# Tried in this order where what wav.scp names is not there. The official files end in .WAV.
+AUDIO_SUFFIXES = (".WAV", ".wav", ".flac", ".opus")
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(corpus_dir: Path | None, output_dir: Path, download_dir: Path) -> dict[str, Path]:
+    """Writes the manifests of speechocean762, and those FLAC copies that are not there yet.
+
+    Args:
+        corpus_dir: The official layout (`train`, `test`, `WAVE`), or the folder that holds it as `speechocean762`.
+            None fetches it.
+        output_dir: Where the manifests go, and in its `audio` FLAC copies of audio that comes as `.opus`.
+        download_dir: Where archive and extraction go if it has to be fetched.
+
+    Returns:
+        The manifests under "train", "dev" and, where the test part is present, "test". "dev" are the utterances of
+        `DEV_SPEAKERS`, whom "train" lacks.
+
+    Raises:
+        ValueError: The corpus is not as expected; the message names the file.
+        DownloadError: The corpus could not be fetched.
+    """
+    corpus = _find_corpus(_fetch(download_dir) if corpus_dir is None else corpus_dir).resolve()
+    utterances = _read_part(corpus, "train")
+    parts = {
+        "train": [utterance for utterance in utterances if utterance.speaker not in DEV_SPEAKERS],
+        "dev": [utterance for utterance in utterances if utterance.speaker in DEV_SPEAKERS],
+    }
+    if empty := [name for name, part in parts.items() if not part]:
+        raise ValueError(
+            f"{corpus}/train: expected utterances for train and dev, found none for {' and '.join(empty)}. Dev takes "
+            f"the speakers {', '.join(sorted(DEV_SPEAKERS))}, train all others: get the whole corpus."
+        )
+    if _is_present(corpus, "test"):
+        parts["test"] = _read_part(corpus, "test")
+    else:
+        logger.warning("%s has no test part: expected test/wav.scp and the audio that it names", corpus)
+    manifests = {name: output_dir / f"{name}.jsonl.gz" for name in parts}
+    with threads() as pool:
+        for name, path in manifests.items():
+            write_cuts(pool.starmap(_decoded, [(u, output_dir / "audio") for u in parts[name]]), path)
+    return manifests
+
+
+def _fetch(download_dir: Path) -> Path:
+    """Fetches and extracts the corpus from the first address that has it; returns the folder around the archive's."""
+    directory = download_dir / "speechocean762"
+    if directory.is_dir():
+        return directory
+    for url in ARCHIVES:
+        # Each copy has a folder of its own, so that none is resumed with the bytes of another.
+        archive = download_dir / str(urlsplit(url).hostname) / "speechocean762.tar.gz"
+        try:
+            extract(download(url, archive), directory)
+        except DownloadError as error:
+            logger.warning("%s", error)
+        else:
+            return directory
+    raise DownloadError(
+        f"speechocean762 could be fetched from none of {', '.join(ARCHIVES)}; the warnings above say why. {BY_HAND}"
+    )
+
+
+def _find_corpus(corpus_dir: Path) -> Path:
+    for corpus in (corpus_dir, corpus_dir / "speechocean762"):
+        if (corpus / "train/text").is_file():
+            return corpus
+    raise ValueError(
+        f"{corpus_dir} is not speechocean762: expected train/text in it. Give the folder that holds train and WAVE."
+    )
+
+
+def _is_present(corpus: Path, part: str) -> bool:
+    """Whether a part has its list of audio files and any of them."""
+    scp = corpus / part / "wav.scp"
+    return scp.is_file() and any(path.is_file() for said in _table(scp).values() for path in _candidates(corpus / said))
+
+
+def _read_part(corpus: Path, part: str) -> list[Utterance]:
+    """Reads the utterances of `train` or `test`, in the order of its `text`."""
+    folder = corpus / part
+    texts, speakers, files = (_table(folder / name) for name in ("text", "utt2spk", "wav.scp"))
+    for name, table in (("utt2spk", speakers), ("wav.scp", files)):
+        if different := texts.keys() ^ table.keys():
+            first = min(different)
+            raise ValueError(
+                f"{folder / (name if first in texts else 'text')}: expected the same utterances in text and {name}, "
+                f"found no line of {first}; get the corpus again"
+            )
+    if len(texts) != N_UTTERANCES:
+        logger.warning("%s: %d of %d utterances are there", folder, len(texts), N_UTTERANCES)
+    utterances = []
+    for utterance_id, text in texts.items():
+        candidates = _candidates(corpus / files[utterance_id])
+        audio = next((path for path in candidates if path.is_file()), None)
+        if audio is None:
+            raise ValueError(
+                f"{folder}/wav.scp: {utterance_id}: expected one of {', '.join(map(str, candidates))}, found none; "
+                "get the corpus again"
+            )
+        utterances.append(Utterance(utterance_id, audio, text, speakers[utterance_id]))
+    return utterances
+
+
+def _candidates(said: Path) -> list[Path]:
+    """The file that wav.scp names, and what it may be called where the audio was converted."""
+    return list(dict.fromkeys([said, *map(said.with_suffix, AUDIO_SUFFIXES)]))
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Reads a file of Kaldi's, in which each line is a key, a blank or tab, and a value."""
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: give the folder of the whole corpus, train and WAVE")
+    table: dict[str, str] = {}
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        key, *value = line.split(maxsplit=1)
+        if not value:
+            raise ValueError(f"{path}:{number}: expected 'UTTERANCE-ID VALUE', found {line!r}; get the corpus again")
+        if key in table:
+            raise ValueError(f"{path}:{number}: expected one line of each utterance, found {key} twice; take one out")
+        table[key] = value[0].strip()
+    return table
+
+
+def _decoded(utterance: Utterance, folder: Path) -> Utterance:
+    """The utterance; in place of Opus with a FLAC copy, scaled down where the decoded peak lies above 1."""
+    from sru_asr.audio import SAMPLE_RATE, read
+
+    if utterance.audio.suffix != ".opus":
+        return utterance
+    copy = folder / f"{utterance.id}.flac"
+    if not copy.is_file() or copy.stat().st_mtime < utterance.audio.stat().st_mtime:
+        waveform = read(utterance.audio)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = copy.with_suffix(".part")
+        soundfile.write(part, waveform / waveform.abs().max().clamp(min=1), SAMPLE_RATE, format="FLAC")
+        part.replace(copy)
+    return utterance._replace(audio=copy)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the preparation from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
+    parser.add_argument(
+        "--output-dir", type=Path, default=ROOT / "data/prepared/speechocean762", help="default: %(default)s"
+    )
+    parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir, arguments.download_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Rooms, channels, noise and levels that recordings come with, made on the fly: nothing is downloaded.
+
+Rooms and channels are linear filters, so one Fourier transform applies both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sru_asr.audio import SAMPLE_RATE
+
+# Reverberation time is that of a decay by 60 dB, in nepers of amplitude.
+DECAY_60_DB = 60 / 20 * np.log(10)
+# Between these frequencies a channel's gain is a straight line over the logarithm of frequency.
+CHANNEL_HERTZ = (60, 150, 400, 1000, 2500, 6000)
+# What telephones and old recordings leave of the spectrum ends somewhere here.
+BAND_HERTZ = (3300, 7000)
+# Noise has power falling with frequency to the power of 0 (white) to 2 (brown).
+NOISE_COLOURS = (0.0, 2.0)
+QUIETEST = 1e-4  # root mean square below which there is no speech to set a noise against
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How often, and how much, training audio is changed. Probabilities are for each utterance, each epoch.
+
+    Attributes:
+        noise: probability of noise, stationary or swelling, of a colour drawn at random.
+        snr_db: ratios of speech to noise, the lowest and the highest.
+        reverb: probability of a room.
+        reverb_seconds: longest reverberation time (to -60 dB).
+        channel: probability of a microphone's frequency response.
+        channel_db: most that it adds or takes away anywhere.
+        band: probability of an upper limit to the frequencies, as telephones have.
+        gain_db: most by which the level changes.
+        padding_seconds: most that is added on either side, silent but for the noise.
+        no_speech: share of utterances replaced by noise or silence in which nothing is said.
+    """
+
+    noise: float = 0.4
+    snr_db: tuple[float, float] = (5.0, 35.0)
+    reverb: float = 0.3
+    reverb_seconds: float = 0.6
+    channel: float = 0.5
+    channel_db: float = 8.0
+    band: float = 0.15
+    gain_db: float = 10.0
+    padding_seconds: float = 0.2
+    no_speech: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "reverb", "channel", "band", "no_speech"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment {name} must be a probability from 0 to 1, found {getattr(self, name)}")
+        for name in ("channel_db", "gain_db", "padding_seconds"):
+            if not 0 <= getattr(self, name) <= 60:
+                raise ValueError(f"augment {name} must be from 0 to 60, found {getattr(self, name)}")
+        if not 0.05 <= self.reverb_seconds <= 10:
+            raise ValueError(f"augment reverb_seconds must be from 0.05 to 10, found {self.reverb_seconds}")
+        if not -20 <= self.snr_db[0] <= self.snr_db[1] <= 100:
+            raise ValueError(f"augment snr_db must be two ratios from -20 to 100, the lower first: {self.snr_db}")
+
+    @classmethod
+    def none(cls) -> AugmentConfig:
+        """Leaves audio as it is."""
+        return cls(noise=0, reverb=0, channel=0, band=0, gain_db=0, padding_seconds=0, no_speech=0)
+
+
+class Augmented:
+    """What becomes of one utterance in one epoch: the same in every process, order and resumed run.
+
+    Args:
+        config: what happens how often.
+        key: what the randomness is drawn from, such as seed, epoch and utterance.
+    """
+
+    def __init__(self, config: AugmentConfig, key: str) -> None:
+        self.config = config
+        self._random = np.random.default_rng(zlib.crc32(key.encode()))
+        # Drawn first: whoever asks need not have the audio.
+        self.has_speech = not self._happens(config.no_speech)
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        """Change a waveform, (samples,) float32 in [-1, 1] at 16 kHz; the result may be longer."""
+        config, draw = self.config, self._random.uniform
+        if not self.has_speech:
+            waveform = torch.zeros_like(waveform)
+        elif config.padding_seconds:
+            before, after = (self._random.random(2) * config.padding_seconds * SAMPLE_RATE).astype(int).tolist()
+            waveform = torch.nn.functional.pad(waveform, (before, after))
+        level = _rms(waveform)
+        if self.has_speech:
+            waveform = self._filtered(waveform)
+        if self._happens(config.noise) or not self.has_speech:
+            # Of an utterance without speech, the noise has the level of speech, or of anything down to silence.
+            reference = level if level > QUIETEST else 10 ** (draw(-90, -20) / 20)
+            snr = draw(*config.snr_db) if self.has_speech else 0.0
+            waveform = waveform + self._noise(len(waveform)) * (reference * 10 ** (-snr / 20))
+        return waveform * 10 ** (draw(-config.gain_db, config.gain_db) / 20)
+
+    def _happens(self, probability: float) -> bool:
+        return bool(self._random.random() < probability)
+
+    def _filtered(self, waveform: Tensor) -> Tensor:
+        """Through a room, a channel and a band, at the same level as before."""
+        config, draw = self.config, self._random.uniform
+        room = self._happens(config.reverb)
+        channel = self._happens(config.channel)
+        band = self._happens(config.band)
+        if not (room or channel or band) or len(waveform) == 0:
+            return waveform
+        response = self._room() if room else torch.ones(1)
+        size = _fast_size(len(waveform) + len(response))
+        spectrum = torch.fft.rfft(waveform, size) * torch.fft.rfft(response, size)
+        hertz = np.linspace(0, SAMPLE_RATE / 2, size // 2 + 1)
+        decibels = np.zeros_like(hertz)
+        if channel:
+            points = draw(-config.channel_db, config.channel_db, len(CHANNEL_HERTZ))
+            decibels += np.interp(np.log(hertz + 1), np.log(CHANNEL_HERTZ), points)
+        if band:  # 60 dB in the octave above the limit
+            decibels -= np.clip(np.log2((hertz + 1) / draw(*BAND_HERTZ)), 0, 1) * 60
+        spectrum *= torch.from_numpy((10 ** (decibels / 20)).astype(np.float32))
+        filtered = torch.fft.irfft(spectrum, size)[: len(waveform)]
+        return filtered * (_rms(waveform) / max(_rms(filtered), QUIETEST))
+
+    def _room(self) -> Tensor:
+        """An impulse response: the direct sound, then noise that decays exponentially (Polack's model)."""
+        draw = self._random.uniform
+        seconds = draw(0.05, self.config.reverb_seconds)
+        tail = self._random.standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+        time = np.arange(len(tail), dtype=np.float32) / SAMPLE_RATE
+        tail *= np.exp(-DECAY_60_DB * time / seconds).astype(np.float32)
+        tail[: int(draw(0.001, 0.02) * SAMPLE_RATE)] = 0  # until the first reflection
+        direct_to_reverberant_db = draw(-3, 15)
+        tail *= 10 ** (-direct_to_reverberant_db / 20) / max(float(np.sqrt(np.square(tail).sum())), 1e-9)
+        tail[0] = 1
+        return torch.from_numpy(tail)
+
+    def _noise(self, samples: int) -> Tensor:
+        """(samples,) of noise with a root mean square of 1."""
+        draw = self._random.uniform
+        white = torch.from_numpy(self._random.standard_normal(samples, dtype=np.float32))
+        size = _fast_size(samples)
+        spectrum = torch.fft.rfft(white, size)
+        hertz = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1).clamp_(min=50)
+        spectrum *= hertz ** (-draw(*NOISE_COLOURS) / 2)
+        noise = torch.fft.irfft(spectrum, size)[:samples]
+        if self._happens(0.5):  # swells and fades, between one and a hundredth
+            points = max(int(samples / SAMPLE_RATE * draw(0.5, 4)), 1) + 1
+            envelope = np.interp(np.linspace(0, points - 1, samples), np.arange(points), draw(-2, 0, points))
+            noise = noise * torch.from_numpy((10**envelope).astype(np.float32))
+        return noise / max(_rms(noise), 1e-9)
+
+
+def _rms(waveform: Tensor) -> float:
+    return float(waveform.square().mean().sqrt()) if len(waveform) else 0.0
+
+
+def _fast_size(samples: int) -> int:
+    """The next length of which Fourier transforms are quick: a power of two, or three quarters of one."""
+    power = 1 << max(samples - 1, 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= samples else power

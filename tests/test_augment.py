@@ -1,0 +1,167 @@
+"""Augmentation: what each change does to a signal, measured; that it is the same whenever it is asked for again."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sru_asr.augment import BAND_HERTZ, AugmentConfig, Augmented
+
+NONE = AugmentConfig.none()
+
+
+def signal(samples=16_000, seed=0):
+    return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
+
+
+def changed(waveform, key="key", **options):
+    return Augmented(replace(NONE, **options), key)(waveform)
+
+
+def decibels(ratio):
+    return 10 * math.log10(ratio)
+
+
+def power(waveform):
+    return float(waveform.double().square().mean())
+
+
+def test_by_default_something_happens_and_none_leaves_audio_as_it_is():
+    waveform = signal()
+    assert torch.equal(changed(waveform), waveform)
+    assert not torch.equal(Augmented(AugmentConfig(), "key")(waveform)[:16_000], waveform)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 40_000), st.text(max_size=5), st.floats(0, 1), st.integers(0, 100))
+@example(0, "", 0.5, 0)
+@example(1, "", 1.0, 0)
+def test_whatever_comes_out_is_finite_speech_of_about_the_same_length(samples, key, probability, seed):
+    config = AugmentConfig(noise=probability, reverb=probability, channel=probability, band=probability)
+    waveform = signal(samples, seed)
+    found = Augmented(config, key)(waveform)
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    assert samples <= len(found) <= samples + 2 * config.padding_seconds * 16_000
+    again = Augmented(config, key)(waveform)
+    assert torch.equal(found, again)
+
+
+def test_another_key_is_another_change():
+    waveform = signal()
+    found = [Augmented(AugmentConfig(noise=1.0), key)(waveform)[:1_000] for key in ("0 1 a", "0 2 a", "0 1 b", "1 1 a")]
+    assert len({tuple(row.tolist()) for row in found}) == 4
+
+
+def test_changing_it_leaves_what_came_in_alone():
+    waveform = signal()
+    before = waveform.clone()
+    Augmented(AugmentConfig(noise=1, reverb=1, channel=1, band=1), "key")(waveform)
+    assert torch.equal(waveform, before)
+
+
+@pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
+@pytest.mark.parametrize("key", ["a", "b", "c", "d"])
+def test_noise_is_as_loud_as_its_ratio_says(snr, key):
+    waveform = signal()
+    noise = changed(waveform, key, noise=1.0, snr_db=(snr, snr)) - waveform
+    assert decibels(power(waveform) / power(noise)) == pytest.approx(snr, abs=0.1)
+
+
+def test_noises_differ_in_colour():
+    tilts = []
+    for key in map(str, range(30)):
+        noise = changed(signal(), key, noise=1.0, snr_db=(0, 0)) - signal()
+        spectrum = torch.fft.rfft(noise).abs().square()
+        tilts.append(decibels(spectrum[500:1_000].mean() / spectrum[4_000:8_000].mean()))
+    assert min(tilts) < 3
+    assert max(tilts) > 12
+
+
+def test_a_room_keeps_the_direct_sound_where_it_was_and_adds_a_decaying_tail():
+    click = torch.zeros(16_000)
+    click[1_000] = 1
+    tails = []
+    for key in map(str, range(20)):
+        found = changed(click, key, reverb=1.0, reverb_seconds=0.5)
+        assert int(found.abs().argmax()) == 1_000
+        assert float(found[:1_000].abs().max()) < 1e-5  # nothing before it
+        assert power(found) == pytest.approx(power(click), rel=1e-3)
+        early, late = found[1_001:3_000], found[1_000 + 8_000 :]
+        assert power(late) < 1e-4 * power(early) + 1e-12  # all is over after the reverberation time
+        tails.append(power(early))
+    assert min(tails) > 0
+
+
+def test_a_band_ends():
+    for key in map(str, range(20)):
+        spectrum = torch.fft.rfft(changed(signal(), key, band=1.0).double()).abs().square()  # bins of 1 Hz
+        # In the highest octave that is left of the spectrum, a limit of at most 7 kHz takes away something.
+        assert decibels(spectrum[7_900:].mean() / spectrum[:3_000].mean()) < -8
+        assert decibels(spectrum[2_000 : BAND_HERTZ[0]].mean() / spectrum[:2_000].mean()) == pytest.approx(0, abs=1)
+
+
+def test_a_channel_bends_the_spectrum_within_its_limits():
+    before = torch.fft.rfft(signal(64_000)).abs()
+    for key in map(str, range(10)):
+        after = torch.fft.rfft(changed(signal(64_000), key, channel=1.0, channel_db=6.0)).abs()
+        gains = 20 * torch.log10(after[400:30_000] / before[400:30_000])
+        smooth = gains.unfold(0, 200, 200).median(1).values
+        assert 0.5 < float(smooth.max() - smooth.min()) <= 12.1
+
+
+def test_levels_change_within_their_limits():
+    gains = [decibels(power(changed(signal(), key, gain_db=10.0)) / power(signal())) for key in map(str, range(100))]
+    assert -10 <= min(gains) < -7
+    assert 7 < max(gains) <= 10
+
+
+def test_padding_is_silent_and_on_both_sides():
+    waveform = torch.ones(1_000)
+    edges = []
+    for key in map(str, range(50)):
+        found = changed(waveform, key, padding_seconds=0.1).nonzero().flatten()
+        assert len(found) == 1_000
+        length = len(changed(waveform, key, padding_seconds=0.1))
+        edges.append((int(found[0]), length - 1 - int(found[-1])))
+    before, after = zip(*edges, strict=True)
+    assert max(before) <= 1_600
+    assert max(after) <= 1_600
+    assert max(before) > 1_200
+    assert max(after) > 1_200
+
+
+def test_where_nothing_is_said_nothing_is_left_of_the_speech():
+    for key in map(str, range(10)):
+        change = Augmented(replace(NONE, no_speech=1.0), key)
+        assert not change.has_speech
+        found = change(signal(seed=1))
+        assert torch.equal(found, Augmented(replace(NONE, no_speech=1.0), key)(signal(seed=2)))
+        assert len(found) == 16_000
+    levels = [decibels(power(Augmented(replace(NONE, no_speech=1.0), str(i))(signal()))) for i in range(50)]
+    assert min(levels) < -70
+    assert max(levels) > -40
+
+
+def test_few_utterances_lose_their_speech():
+    lost = sum(not Augmented(AugmentConfig(no_speech=0.1), str(i)).has_speech for i in range(3_000))
+    assert 240 < lost < 360
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"noise": 1.5}, "noise must be a probability"),
+        ({"no_speech": -0.1}, "no_speech must be a probability"),
+        ({"gain_db": float("nan")}, "gain_db must be from 0 to 60"),
+        ({"padding_seconds": 100.0}, "padding_seconds must be from 0 to 60"),
+        ({"reverb_seconds": 0.0}, "reverb_seconds must be from 0.05"),
+        ({"snr_db": (20.0, 10.0)}, "snr_db must be two ratios"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig(**option)

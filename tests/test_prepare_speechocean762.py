@@ -1,0 +1,345 @@
+"""The speechocean762 recipe: every audio format and fault in a corpus made here, and the real training part."""
+
+import gzip
+import importlib.util
+import json
+import os
+import random
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sru_asr import audio
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared/corpora/speechocean762"
+TRAIN, DEV, TEST = "0001", "3423", "0003"
+
+
+def load() -> ModuleType:
+    """Imports the recipe, which is a script and not part of the package."""
+    spec = importlib.util.spec_from_file_location("prepare_speechocean762", ROOT / "recipes/speechocean762/prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+recipe = load()
+
+
+def tone(seed: int) -> np.ndarray:
+    """Half a second of a tone of its own, which Opus leaves what it is."""
+    return np.round(8000 * np.sin(2 * np.pi * (200 + 50 * seed) * np.arange(8000) / 16_000)).astype(np.int16)
+
+
+def write(path: Path, samples: np.ndarray) -> None:
+    """Writes audio as the ending of its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {".opus": ("OGG", "OPUS"), ".flac": ("FLAC", "PCM_16")}.get(path.suffix, ("WAV", "PCM_16"))
+    soundfile.write(path, samples, 16_000, format=kind[0], subtype=kind[1])
+
+
+def make_corpus(
+    corpus: Path, suffix: str = ".WAV", speakers: tuple[str, ...] = (TRAIN, DEV), test: bool = True
+) -> dict[str, np.ndarray]:
+    """Writes a tiny speechocean762, whose wav.scp says .WAV in any case; returns its audio by utterance id."""
+    made: dict[str, np.ndarray] = {}
+    for part, ids in (("train", speakers), ("test", (TEST,)))[: 1 + test]:
+        tables: dict[str, list[str]] = {"text": [], "utt2spk": [], "wav.scp": []}
+        for speaker in ids:
+            for number in range(2):
+                utterance_id = f"{speaker}{number:05d}"
+                made[utterance_id] = tone(len(made))
+                write(corpus / f"WAVE/SPEAKER{speaker}/{utterance_id}{suffix}", made[utterance_id])
+                tables["text"].append(f"{utterance_id}\tSPEAKER {speaker} SAYS  {number}")
+                tables["utt2spk"].append(f"{utterance_id} {speaker}")
+                tables["wav.scp"].append(f"{utterance_id}\tWAVE/SPEAKER{speaker}/{utterance_id}.WAV")
+        (corpus / part).mkdir(parents=True)
+        for name, lines in tables.items():
+            (corpus / part / name).write_text("\n".join(lines) + "\n")
+    return made
+
+
+def read(manifest: Path) -> list[dict[str, Any]]:
+    """Reads a manifest without lhotse."""
+    with gzip.open(manifest, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def source(cut: dict[str, Any]) -> Path:
+    """The audio file of a cut."""
+    return Path(cut["recording"]["sources"][0]["source"])
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """Serves the folder `served`: where, and the paths asked for."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    (tmp_path / "served").mkdir()
+    handler = partial(Handler, directory=tmp_path / "served")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("suffix", [".WAV", ".wav", ".flac", ".opus"])
+def test_reads_every_format(tmp_path: Path, suffix: str) -> None:
+    made = make_corpus(tmp_path / "speechocean762", suffix)
+    manifests = recipe.prepare(tmp_path, tmp_path / "out", tmp_path / "downloads")  # the parent will do as well
+    assert manifests == {name: tmp_path / f"out/{name}.jsonl.gz" for name in ("train", "dev", "test")}
+    for name, speaker in (("train", TRAIN), ("dev", DEV), ("test", TEST)):
+        cuts = read(manifests[name])
+        assert [cut["id"] for cut in cuts] == [f"{speaker}00000", f"{speaker}00001"]
+        for number, cut in enumerate(cuts):
+            (supervision,) = cut["supervisions"]
+            assert (supervision["text"], supervision["speaker"]) == (f"SPEAKER {speaker} SAYS  {number}", speaker)
+            assert (cut["recording"]["sampling_rate"], cut["duration"]) == (16_000, 0.5)
+            found = soundfile.read(source(cut), dtype="int16")[0]
+            if suffix == ".opus":
+                assert source(cut) == tmp_path / f"out/audio/{cut['id']}.flac"
+                assert np.corrcoef(found, made[cut["id"]])[0, 1] > 0.98
+            else:
+                assert source(cut) == tmp_path / f"speechocean762/WAVE/SPEAKER{speaker}/{cut['id']}{suffix}"
+                np.testing.assert_array_equal(found, made[cut["id"]])
+    assert (tmp_path / "out/audio").exists() == (suffix == ".opus")
+    assert not (tmp_path / "downloads").exists()
+
+
+def test_takes_the_file_that_wav_scp_names(tmp_path: Path) -> None:
+    make_corpus(tmp_path, ".WAV", test=False)
+    for path in list(tmp_path.glob("WAVE/*/*.WAV")):
+        write(path.with_suffix(".flac"), tone(0))
+    scp = tmp_path / "train/wav.scp"
+    lines = scp.read_text().splitlines()
+    scp.write_text("\n".join([lines[0].replace(".WAV", ".flac"), *lines[1:]]))
+    cuts = read(recipe.prepare(tmp_path, tmp_path / "out", tmp_path)["train"])
+    assert [source(cut).suffix for cut in cuts] == [".flac", ".WAV"]
+
+
+def test_decodes_only_what_is_new(tmp_path: Path) -> None:
+    make_corpus(tmp_path, ".opus", test=False)
+    opus = sorted(tmp_path.glob("WAVE/*/*.opus"))
+    copies = [tmp_path / f"out/audio/{path.stem}.flac" for path in opus]
+    inodes = []
+    for _ in range(2):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+        inodes.append([path.stat().st_ino for path in copies])
+        assert sorted((tmp_path / "out/audio").iterdir()) == sorted(copies)  # and nothing half written
+    assert inodes[0] == inodes[1]
+    write(opus[0], tone(9))
+    later = copies[0].stat().st_mtime + 10
+    os.utime(opus[0], (later, later))
+    recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    assert np.corrcoef(soundfile.read(copies[0])[0], tone(9))[0, 1] > 0.98
+    assert copies[1].stat().st_ino == inodes[0][1]
+
+
+def test_copies_do_not_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_corpus(tmp_path, ".opus", test=False)
+    waveform = torch.tensor([0.0, 1.5, -2.0, 1.0] * 400)
+    monkeypatch.setattr(audio, "read", lambda path: waveform)
+    manifests = recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    found = soundfile.read(source(read(manifests["dev"])[0]))[0]
+    np.testing.assert_allclose(found, waveform / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_does_without_a_test_part(tmp_path: Path, caplog: pytest.LogCaptureFixture, tables: bool) -> None:
+    make_corpus(tmp_path, test=tables)
+    if tables:
+        shutil.rmtree(tmp_path / f"WAVE/SPEAKER{TEST}")
+    assert list(recipe.prepare(tmp_path, tmp_path / "out", tmp_path)) == ["train", "dev"]
+    assert f"{tmp_path} has no test part: expected test/wav.scp and the audio that it names" in caplog.messages
+
+
+@pytest.mark.parametrize(("part", "speaker"), [("train", TRAIN), ("test", TEST)])
+def test_names_missing_audio(tmp_path: Path, part: str, speaker: str) -> None:
+    make_corpus(tmp_path, ".flac")
+    (tmp_path / f"WAVE/SPEAKER{speaker}/{speaker}00001.flac").unlink()
+    message = rf"{part}/wav\.scp: {speaker}00001: expected one of .*00001\.WAV, .*00001\.wav, .*\.opus, found none; get"
+    with pytest.raises(ValueError, match=message):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["text", "utt2spk", "wav.scp"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"000100001", r":2: expected 'UTTERANCE-ID VALUE', found '000100001'"),
+        (b"000100001\t", r":2: expected 'UTTERANCE-ID VALUE', found"),
+        (b"000100000 X", ":2: expected one line of each utterance, found 000100000 twice"),
+        (b"000100001 OL\xc9", ":2: expected text in UTF-8, found the byte 0xc9"),
+    ],
+)
+def test_names_the_line_of_a_bad_table(tmp_path: Path, name: str, line: bytes, message: str) -> None:
+    make_corpus(tmp_path)
+    path = tmp_path / "train" / name
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
+    with pytest.raises(ValueError, match=rf"train/{name}{message}"):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "other"), [("text", "utt2spk"), ("utt2spk", "utt2spk"), ("wav.scp", "wav.scp")])
+def test_names_the_utterance_that_a_table_lacks(tmp_path: Path, name: str, other: str) -> None:
+    make_corpus(tmp_path)
+    path = tmp_path / "train" / name
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("000100001")))
+    message = rf"train/{name}: expected the same utterances in text and {other}, found no line of 000100001; get"
+    with pytest.raises(ValueError, match=message):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+
+
+def test_empty_lines_and_blanks_are_no_fault(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    for name in ("text", "utt2spk", "wav.scp"):
+        path = tmp_path / "train" / name
+        path.write_text(path.read_text().replace("\n", " \n\n"))
+    cuts = read(recipe.prepare(tmp_path, tmp_path / "out", tmp_path)["train"])
+    assert [cut["supervisions"][0]["text"] for cut in cuts] == [f"SPEAKER {TRAIN} SAYS  {number}" for number in (0, 1)]
+
+
+@pytest.mark.parametrize("name", ["utt2spk", "wav.scp"])
+def test_says_which_table_is_missing(tmp_path: Path, name: str) -> None:
+    make_corpus(tmp_path)
+    (tmp_path / "train" / name).unlink()
+    with pytest.raises(ValueError, match=rf"there is no .*train/{name}: give the folder of the whole corpus"):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [(".WAV", r"utterance 000100000: .*00000\.WAV: .* cut short"), (".opus", r"00000\.opus: exp")],
+)
+def test_names_a_file_that_was_cut_short(tmp_path: Path, suffix: str, message: str) -> None:
+    make_corpus(tmp_path, suffix)
+    path = tmp_path / f"WAVE/SPEAKER{TRAIN}/{TRAIN}00000{suffix}"
+    path.write_bytes(path.read_bytes()[: 1000 if suffix == ".WAV" else 40])
+    with pytest.raises(ValueError, match=message):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out/train.jsonl.gz").exists()
+
+
+@pytest.mark.parametrize(("speakers", "lacking"), [((DEV, "9034"), "train"), ((TRAIN, "0005"), "dev")])
+def test_says_which_split_has_no_speakers(tmp_path: Path, speakers: tuple[str, ...], lacking: str) -> None:
+    make_corpus(tmp_path, speakers=speakers)
+    with pytest.raises(ValueError, match=rf"/train: .* found none for {lacking}\. Dev takes the speakers 0048, 1029, "):
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("n_utterances", [4, 2500])
+def test_says_when_utterances_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, n_utterances: int
+) -> None:
+    make_corpus(tmp_path)
+    monkeypatch.setattr(recipe, "N_UTTERANCES", n_utterances)
+    recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
+    warned = f"{tmp_path}/train: 4 of 2500 utterances are there" in caplog.messages
+    assert warned == (n_utterances == 2500)
+    assert f"{tmp_path}/test: 2 of {n_utterances} utterances are there" in caplog.messages
+
+
+def test_refuses_a_folder_that_is_not_the_corpus(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: .* is not speechocean762: expected train/text in it"):
+        recipe.main(["--corpus-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")])
+
+
+def test_fetches_from_the_next_address_when_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]
+) -> None:
+    url, asked = server
+    make_corpus(tmp_path / "made")
+    (tmp_path / "served/mirror").mkdir()
+    with tarfile.open(tmp_path / "served/mirror/speechocean762.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "made", "speechocean762")
+    paths = ["/speechocean762.tar.gz", "/mirror/speechocean762.tar.gz", "/third/speechocean762.tar.gz"]
+    monkeypatch.setattr(recipe, "ARCHIVES", [url + path for path in paths])
+    for _ in range(2):  # the second time nothing is fetched
+        manifests = recipe.prepare(None, tmp_path / "out", tmp_path / "downloads")
+        assert [len(read(path)) for path in manifests.values()] == [2, 2, 2]
+        shutil.rmtree(tmp_path / "downloads/127.0.0.1", ignore_errors=True)  # the extraction will do
+    assert asked == paths[:2]
+
+
+def test_says_so_when_no_address_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, server: tuple[str, list[str]]
+) -> None:
+    monkeypatch.setattr(recipe, "ARCHIVES", [f"{server[0]}/a.tar.gz", f"{server[0]}/b.tar.gz"])
+    with pytest.raises(recipe.DownloadError, match=r"none of http.*/a\.tar\.gz, http.*/b\.tar\.gz;.*--corpus-dir"):
+        recipe.prepare(None, tmp_path / "out", tmp_path / "downloads")
+    assert ["404" in message for message in caplog.messages] == [True, True]
+
+
+def values(path: Path) -> dict[str, str]:
+    """Reads a file of Kaldi's."""
+    return dict(line.split() for line in path.read_text().splitlines())
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"speechocean762 is not at {REAL}")
+def test_development_speakers_are_drawn_as_said() -> None:
+    age, gender = values(REAL / "train/spk2age"), values(REAL / "train/spk2gender")
+    draw, drawn, sizes = random.Random(0), [], []
+    for child, sex in ((True, "f"), (True, "m"), (False, "f"), (False, "m")):
+        ids = sorted(speaker for speaker in age if (int(age[speaker]) < 16, gender[speaker]) == (child, sex))
+        drawn += draw.sample(ids, 3)
+        sizes.append(len(ids))
+    assert sizes == [26, 32, 41, 26]
+    assert set(drawn) == recipe.DEV_SPEAKERS
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"speechocean762 is not at {REAL}")
+def test_the_real_training_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recipe, "_decoded", lambda utterance, folder: utterance)  # which takes a minute
+    manifests = recipe.prepare(REAL, tmp_path, tmp_path / "downloads")
+    assert [message for message in caplog.messages if "utterances are there" in message] == []
+    cuts = {name: read(manifests[name]) for name in ("train", "dev")}
+    assert [len(part) for part in cuts.values()] == [2260, 240]
+    speakers = [{cut["supervisions"][0]["speaker"] for cut in part} for part in cuts.values()]
+    assert [len(part) for part in speakers] == [113, 12]
+    assert speakers[1] == recipe.DEV_SPEAKERS
+    texts = [{cut["supervisions"][0]["text"] for cut in part} for part in cuts.values()]
+    assert [len(part) for part in texts] == [2260, 240]
+    assert texts[0].isdisjoint(texts[1])
+    assert set(" ".join(set.union(*texts))) == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
+    assert sum(len(text.split()) for text in texts[1]) == 1548
+    hours = sum(cut["duration"] for part in cuts.values() for cut in part) / 3600
+    assert hours == pytest.approx(2.876, abs=0.0005)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"speechocean762 is not at {REAL}")
+def test_a_real_file_is_copied_whole(tmp_path: Path) -> None:
+    path = REAL / "WAVE/SPEAKER0001/000010011.opus"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: no Opus to decode")
+    copy = recipe._decoded(recipe.Utterance("000010011", path, "WE CALL IT BEAR", "0001"), tmp_path).audio
+    np.testing.assert_allclose(soundfile.read(copy)[0], audio.read(path), atol=2**-15)

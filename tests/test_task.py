@@ -1,0 +1,154 @@
+"""What a training step computes, against torch; the windows it draws."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from sru_asr.data import Batch
+from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask, _divergence
+from sru_asr.text import CharTokenizer
+
+LENGTHS = [16_000, 30_000, 24_000]
+
+
+def make_batch(texts=("YES", "STOP HERE", "GO")):
+    generator = torch.Generator().manual_seed(1)
+    tokens = [torch.tensor(CharTokenizer().encode(text), dtype=torch.int64) for text in texts]
+    waveforms = 0.1 * torch.randn(len(texts), max(LENGTHS), generator=generator)
+    for waveform, length in zip(waveforms, LENGTHS, strict=True):
+        waveform[length:] = 0
+    return Batch(
+        waveforms=waveforms,
+        lengths=torch.tensor(LENGTHS),
+        targets=torch.nn.utils.rnn.pad_sequence(tokens, True, 0),
+        target_lengths=torch.tensor([len(t) for t in tokens]),
+        texts=list(texts),
+        ids=["a", "b", "c"],
+        speakers=["", "", ""],
+    )
+
+
+def make_task(dropout=0.0, masks=False, **loss):
+    torch.manual_seed(0)
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2, dropout=dropout), CharTokenizer())
+    model.features.mean.fill_(-5.0)
+    model.features.scale.fill_(0.5)
+    task = SpeechTask(model, loss=LossConfig(**loss))
+    if not masks:
+        task.spec_augment = torch.nn.Module()
+        task.spec_augment.forward = lambda features, lengths: features
+    return task
+
+
+def step(task, batch, seed=0):
+    torch.manual_seed(seed)
+    task._random = random.Random(seed)
+    with pytest.warns(UserWarning, match="trainer"):  # there is none to log to
+        return task.training_step(batch, 0)
+
+
+def ctc(task, batch, chunk=0, lookahead=0):
+    log_probs, lengths = task.model(batch.waveforms, batch.lengths, chunk, lookahead)
+    return F.ctc_loss(
+        log_probs.transpose(0, 1), batch.targets, lengths, batch.target_lengths, reduction="none", zero_infinity=True
+    )
+
+
+def test_with_one_view_the_loss_is_ctc_per_token():
+    task, batch = make_task(consistency=0.0, windowed=0.0), make_batch()
+    expected = (ctc(task, batch) / batch.target_lengths).mean()
+    assert_close(step(task, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_are_what_the_encoder_gets():
+    task, batch = make_task(consistency=0.0, windowed=1.0, window_frames=(6, 6), lookahead=(0.5, 0.5)), make_batch()
+    expected = (ctc(task, batch, 3, 3) / batch.target_lengths).mean()
+    assert_close(step(task, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_two_views_are_averaged_and_drawn_together():
+    options = {"windowed": 1.0, "window_frames": (4, 4), "lookahead": (0.5, 0.5)}
+    task, batch = make_task(consistency=0.3, **options), make_batch()
+    losses = (ctc(task, batch) + ctc(task, batch, 2, 2)) / 2
+    (first, lengths), (second, _) = (task.model(batch.waveforms, batch.lengths, *w) for w in ((0, 0), (2, 2)))
+    divergence = []
+    for a, b, length in zip(first, second, lengths.tolist(), strict=True):
+        a, b = a[:length], b[:length]
+        both = F.kl_div(a, b, log_target=True, reduction="sum") + F.kl_div(b, a, log_target=True, reduction="sum")
+        divergence.append(both / 2)
+    expected = ((losses + 0.3 * torch.stack(divergence)) / batch.target_lengths).mean()
+    found = step(task, batch)
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert torch.stack(divergence).detach().min() > 0
+
+
+def test_views_have_masks_and_dropped_units_of_their_own():
+    """Else two views of full context are one, and there is nothing to learn from their divergence."""
+    for options in ({"masks": True}, {"dropout": 0.5}):
+        task = make_task(windowed=0.0, consistency=1.0, **options).train()
+        batch = make_batch()
+        with_it = step(task, batch)
+        task.loss = LossConfig(windowed=0.0, consistency=1e-9)
+        assert step(task, batch) < with_it - 1e-4
+
+
+def test_each_view_learns_from_the_other_and_moves_it_not():
+    """The gradient of half of KL(teacher || softmax(x)) with the teacher fixed: half of softmax(x) - teacher."""
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 5, 7, generator=generator, requires_grad=True) for _ in range(2)]
+    first, second = (row.log_softmax(-1) for row in logits)
+    _divergence(first, second, torch.tensor([5, 3])).sum().backward()
+    inside = (torch.arange(5) < torch.tensor([[5], [3]]))[:, :, None]
+    expected = 0.5 * (first.exp() - second.exp()).detach() * inside
+    assert_close(logits[0].grad, expected, rtol=1e-5, atol=1e-6)
+    assert_close(logits[1].grad, -expected, rtol=1e-5, atol=1e-6)
+
+
+def test_utterances_without_words_are_learned_from():
+    task, batch = make_task(windowed=0.0), make_batch(("", "STOP HERE", ""))
+    loss = step(task, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in task.parameters())
+    # Of a second without words, the frames' blanks count as one token.
+    task, batch = make_task(consistency=0.0, windowed=0.0), make_batch(("", "", ""))
+    expected = (ctc(task, batch) / (batch.lengths // 160 / 100)).mean()
+    assert_close(step(task, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_are_drawn_within_their_limits():
+    config = LossConfig(windowed=0.6, window_frames=(4, 16), lookahead=(0.4, 0.7))
+    generator = random.Random(0)
+    drawn = [config.draw_window(generator) for _ in range(5_000)]
+    windows = [window for window in drawn if window != (0, 0)]
+    assert len(windows) == pytest.approx(3_000, abs=150)
+    assert {chunk + lookahead for chunk, lookahead in windows} == set(range(4, 17))
+    for chunk, lookahead in windows:
+        assert chunk >= 1
+        assert 0.4 * (chunk + lookahead) - 0.5 <= lookahead <= 0.7 * (chunk + lookahead) + 0.5
+    # Small windows, which are harder, are drawn as often as large ones: half of them lie below the geometric mean.
+    assert sum(chunk + lookahead < 8 for chunk, lookahead in windows) == pytest.approx(1_380, abs=150)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"consistency": -1.0}, "consistency must be from 0"),
+        ({"windowed": 1.1}, "windowed from 0 to 1"),
+        ({"window_frames": (0, 4)}, "window_frames must be two numbers from 1"),
+        ({"window_frames": (8, 4)}, "window_frames"),
+        ({"lookahead": (0.5, 1.0)}, "lookahead must be two shares"),
+    ],
+)
+def test_losses_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**options)
+
+
+def test_an_average_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="average must be from 0 to below 1"):
+        OptimizerConfig(average=1.0)
