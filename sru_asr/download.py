@@ -11,9 +11,11 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import rich.progress
 from rich.console import Console
@@ -68,6 +70,36 @@ def download(
     _fetch(url, part, size)
     _verify(part, url, sha256, md5, size)
     return part.replace(path)
+
+
+def fetch(copies: Sequence[tuple[str, str | None]], directory: Path) -> Path:
+    """Fetches an archive from the first address that has it, and extracts it; does nothing where `directory` exists.
+
+    Args:
+        copies: Address and SHA-256 of each copy of the archive; None where that is not known. Then its gzip CRC is all
+            that is verified.
+        directory: The folder to make. The archives lie beside it.
+
+    Returns:
+        `directory`.
+
+    Raises:
+        DownloadError: No address has a sound archive; warnings say what is wrong with each.
+    """
+    if directory.is_dir():
+        return directory
+    for url, sha256 in copies:
+        # Each copy has a folder of its own, so that none is resumed with the bytes of another.
+        parts = urlsplit(url)
+        archive = directory.parent / str(parts.hostname) / Path(parts.path).name
+        try:
+            extract(download(url, archive, sha256=sha256), directory)
+        except DownloadError as error:
+            logger.warning("%s", error)
+        else:
+            return directory
+    urls = ", ".join(url for url, _ in copies)
+    raise DownloadError(f"{directory.name} could be fetched from none of {urls}; the warnings above say why. {BY_HAND}")
 
 
 def extract(archive: Path, directory: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from sru_asr.download import DownloadError
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/an4"
 TRAIN, DEV, TEST = "mdcs", "fmjc", "fcaw"
@@ -196,11 +198,11 @@ def test_fetches_from_the_next_address_when_one_fails(tmp_path: Path, monkeypatc
     def download(url: str, path: Path, *, sha256: str | None) -> Path:
         asked.append(url)
         if len(asked) < len(recipe.ARCHIVES):
-            raise recipe.DownloadError(f"could not fetch {url}")
+            raise DownloadError(f"could not fetch {url}")
         path.parent.mkdir(parents=True)
         return (tmp_path / "served.tar.gz").rename(path)
 
-    monkeypatch.setattr(recipe, "download", download)
+    monkeypatch.setattr("sru_asr.download.download", download)
     for _ in range(2):  # the second time nothing is fetched
         manifests = recipe.prepare(None, tmp_path / "out", tmp_path / "downloads")
         assert [len(read(path)) for path in manifests.values()] == [2, 2, 2]
@@ -209,10 +211,10 @@ def test_fetches_from_the_next_address_when_one_fails(tmp_path: Path, monkeypatc
 
 def test_says_so_when_no_address_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(url: str, path: Path, *, sha256: str | None) -> Path:
-        raise recipe.DownloadError(f"could not fetch {url}")
+        raise DownloadError(f"could not fetch {url}")
 
-    monkeypatch.setattr(recipe, "download", download)
-    with pytest.raises(recipe.DownloadError, match=r"none of https://.*an4_sphere\.tar\.gz.*--corpus-dir"):
+    monkeypatch.setattr("sru_asr.download.download", download)
+    with pytest.raises(DownloadError, match=r"none of https://.*an4_sphere\.tar\.gz.*--corpus-dir"):
         recipe.prepare(None, tmp_path / "out", tmp_path / "downloads")
 
 

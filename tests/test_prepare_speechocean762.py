@@ -21,6 +21,8 @@ import soundfile
 import torch
 
 from sru_asr import audio
+from sru_asr.corpus import Utterance, flac_copies
+from sru_asr.download import DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/speechocean762"
@@ -293,7 +295,7 @@ def test_says_so_when_no_address_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, server: tuple[str, list[str]]
 ) -> None:
     monkeypatch.setattr(recipe, "ARCHIVES", [f"{server[0]}/a.tar.gz", f"{server[0]}/b.tar.gz"])
-    with pytest.raises(recipe.DownloadError, match=r"none of http.*/a\.tar\.gz, http.*/b\.tar\.gz;.*--corpus-dir"):
+    with pytest.raises(DownloadError, match=r"none of http.*/a\.tar\.gz, http.*/b\.tar\.gz;.*--corpus-dir"):
         recipe.prepare(None, tmp_path / "out", tmp_path / "downloads")
     assert ["404" in message for message in caplog.messages] == [True, True]
 
@@ -319,7 +321,7 @@ def test_development_speakers_are_drawn_as_said() -> None:
 def test_the_real_training_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recipe, "_decoded", lambda utterance, folder: utterance)  # which takes a minute
+    monkeypatch.setattr(recipe, "flac_copies", lambda utterances, folder: utterances)  # which takes a minute
     manifests = recipe.prepare(REAL, tmp_path, tmp_path / "downloads")
     assert [message for message in caplog.messages if "utterances are there" in message] == []
     cuts = {name: read(manifests[name]) for name in ("train", "dev")}
@@ -341,5 +343,5 @@ def test_a_real_file_is_copied_whole(tmp_path: Path) -> None:
     path = REAL / "WAVE/SPEAKER0001/000010011.opus"
     if not path.is_file():
         pytest.skip(f"{path} is not there: no Opus to decode")
-    copy = recipe._decoded(recipe.Utterance("000010011", path, "WE CALL IT BEAR", "0001"), tmp_path).audio
+    copy = flac_copies([Utterance("000010011", path, "WE CALL IT BEAR", "0001")], tmp_path)[0].audio
     np.testing.assert_allclose(soundfile.read(copy)[0], audio.read(path), atol=2**-15)

@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 
 from sru_asr.cli import run
-from sru_asr.corpus import Utterance, numbered_lines, threads, write_cuts
+from sru_asr.corpus import Utterance, flac_copies, numbered_lines, write_cuts
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/alphanum/prepare.py --output-dir /tmp/alphanum"
@@ -54,9 +54,8 @@ def prepare(corpus_dir: Path, output_dir: Path, most_train: int | None = None) -
             "train all others."
         )
     manifests = {split: output_dir / f"{split}.jsonl.gz" for split in splits}
-    with threads() as pool:
-        for split, path in manifests.items():
-            write_cuts(pool.starmap(_decoded, [(u, output_dir / "audio") for u in splits[split]]), path)
+    for split, path in manifests.items():
+        write_cuts(flac_copies(splits[split], output_dir / "audio"), path)
     return manifests
 
 
@@ -115,20 +114,6 @@ def _utterance(fields: Sequence[str], audio_dir: Path) -> Utterance:
         raise ValueError(f"expected {audio} to last {seconds} s, found {found:.3f} s")
     split_of(voice)
     return Utterance(name, audio, text, voice)
-
-
-def _decoded(utterance: Utterance, folder: Path) -> Utterance:
-    """The utterance with a FLAC copy for its audio, scaled down where the decoded peak lies above 1."""
-    from sru_asr.audio import SAMPLE_RATE, read
-
-    copy = folder / f"{utterance.id}.flac"
-    if not copy.is_file() or copy.stat().st_mtime < utterance.audio.stat().st_mtime:
-        waveform = read(utterance.audio)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = copy.with_suffix(".part")
-        soundfile.write(part, waveform / waveform.abs().max().clamp(min=1), SAMPLE_RATE, format="FLAC")
-        part.replace(copy)
-    return utterance._replace(audio=copy)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,11 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from sru_asr.cli import run
 from sru_asr.corpus import Utterance, numbered_lines, write_cuts
-from sru_asr.download import BY_HAND, DownloadError, download, extract
+from sru_asr.download import fetch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +62,7 @@ def prepare(corpus_dir: Path | None, output_dir: Path, download_dir: Path) -> di
         ValueError: The corpus is not as expected; the message names file and line.
         DownloadError: The corpus could not be fetched.
     """
-    corpus = _find_corpus(_fetch(download_dir) if corpus_dir is None else corpus_dir).resolve()
+    corpus = _find_corpus(fetch(ARCHIVES, download_dir / "an4") if corpus_dir is None else corpus_dir).resolve()
     utterances = _read_part(corpus, "train", output_dir)
     parts = {
         "train": [utterance for utterance in utterances if utterance.speaker not in DEV_SPEAKERS],
@@ -97,24 +96,6 @@ def byte_order(pcm: bytes) -> Literal["<", ">"]:
         return float(np.square(np.diff(np.frombuffer(pcm, f"{order}i2").astype(np.float64))).sum())
 
     return "<" if roughness("<") <= roughness(">") else ">"
-
-
-def _fetch(download_dir: Path) -> Path:
-    """Fetches and extracts the corpus from the first address that has it; returns the folder that holds `an4`."""
-    directory = download_dir / "an4"
-    if directory.is_dir():
-        return directory
-    for url, sha256 in ARCHIVES:
-        # Each copy has a folder of its own, so that none is resumed with the bytes of another.
-        archive = download_dir / str(urlsplit(url).hostname) / "an4_sphere.tar.gz"
-        try:
-            extract(download(url, archive, sha256=sha256), directory)
-        except DownloadError as error:
-            logger.warning("%s", error)
-        else:
-            return directory
-    urls = ", ".join(url for url, _ in ARCHIVES)
-    raise DownloadError(f"AN4 could be fetched from none of {urls}; the warnings above say why. {BY_HAND}")
 
 
 def _find_corpus(corpus_dir: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sru_asr.cli import run
 from sru_asr.corpus import Utterance, write_cuts
-from sru_asr.download import download, extract
+from sru_asr.download import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/fsdd/prepare.py --corpus-dir ../shared/corpora/fsdd"
@@ -49,7 +49,9 @@ def prepare(corpus_dir: Path | None, output_dir: Path, download_dir: Path) -> di
         ValueError: The corpus is not as expected; the message names folder or file.
         DownloadError: The corpus could not be fetched.
     """
-    recordings = _find_recordings(_fetch(download_dir) if corpus_dir is None else corpus_dir).resolve()
+    if corpus_dir is None:
+        corpus_dir = fetch([(ARCHIVE, None)], download_dir / "fsdd")
+    recordings = _find_recordings(corpus_dir).resolve()
     utterances = _read(recordings)
     parts = {
         "train": [utterance for utterance in utterances if utterance.speaker not in DEV_SPEAKERS],
@@ -64,14 +66,6 @@ def prepare(corpus_dir: Path | None, output_dir: Path, download_dir: Path) -> di
     for name, path in manifests.items():
         write_cuts(parts[name], path)
     return manifests
-
-
-def _fetch(download_dir: Path) -> Path:
-    """Fetches and extracts the corpus; returns the folder that holds the one of the archive."""
-    directory = download_dir / "fsdd"
-    if not directory.is_dir():
-        extract(download(ARCHIVE, download_dir / "fsdd-1.0.10.tar.gz"), directory)
-    return directory
 
 
 def _find_recordings(corpus_dir: Path) -> Path:

@@ -8,13 +8,10 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
-
-import soundfile
 
 from sru_asr.cli import run
-from sru_asr.corpus import Utterance, numbered_lines, threads, write_cuts
-from sru_asr.download import BY_HAND, DownloadError, download, extract
+from sru_asr.corpus import Utterance, flac_copies, numbered_lines, write_cuts
+from sru_asr.download import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/speechocean762/prepare.py --corpus-dir ../shared/corpora/speechocean762"
@@ -61,7 +58,9 @@ def prepare(corpus_dir: Path | None, output_dir: Path, download_dir: Path) -> di
         ValueError: The corpus is not as expected; the message names the file.
         DownloadError: The corpus could not be fetched.
     """
-    corpus = _find_corpus(_fetch(download_dir) if corpus_dir is None else corpus_dir).resolve()
+    if corpus_dir is None:
+        corpus_dir = fetch([(url, None) for url in ARCHIVES], download_dir / "speechocean762")
+    corpus = _find_corpus(corpus_dir).resolve()
     utterances = _read_part(corpus, "train")
     parts = {
         "train": [utterance for utterance in utterances if utterance.speaker not in DEV_SPEAKERS],
@@ -77,29 +76,9 @@ def prepare(corpus_dir: Path | None, output_dir: Path, download_dir: Path) -> di
     else:
         logger.warning("%s has no test part: expected test/wav.scp and the audio that it names", corpus)
     manifests = {name: output_dir / f"{name}.jsonl.gz" for name in parts}
-    with threads() as pool:
-        for name, path in manifests.items():
-            write_cuts(pool.starmap(_decoded, [(u, output_dir / "audio") for u in parts[name]]), path)
+    for name, path in manifests.items():
+        write_cuts(flac_copies(parts[name], output_dir / "audio"), path)
     return manifests
-
-
-def _fetch(download_dir: Path) -> Path:
-    """Fetches and extracts the corpus from the first address that has it; returns the folder around the archive's."""
-    directory = download_dir / "speechocean762"
-    if directory.is_dir():
-        return directory
-    for url in ARCHIVES:
-        # Each copy has a folder of its own, so that none is resumed with the bytes of another.
-        archive = download_dir / str(urlsplit(url).hostname) / "speechocean762.tar.gz"
-        try:
-            extract(download(url, archive), directory)
-        except DownloadError as error:
-            logger.warning("%s", error)
-        else:
-            return directory
-    raise DownloadError(
-        f"speechocean762 could be fetched from none of {', '.join(ARCHIVES)}; the warnings above say why. {BY_HAND}"
-    )
 
 
 def _find_corpus(corpus_dir: Path) -> Path:
@@ -163,22 +142,6 @@ def _table(path: Path) -> dict[str, str]:
             raise ValueError(f"{path}:{number}: expected one line of each utterance, found {key} twice; take one out")
         table[key] = value[0].strip()
     return table
-
-
-def _decoded(utterance: Utterance, folder: Path) -> Utterance:
-    """The utterance; in place of Opus with a FLAC copy, scaled down where the decoded peak lies above 1."""
-    from sru_asr.audio import SAMPLE_RATE, read
-
-    if utterance.audio.suffix != ".opus":
-        return utterance
-    copy = folder / f"{utterance.id}.flac"
-    if not copy.is_file() or copy.stat().st_mtime < utterance.audio.stat().st_mtime:
-        waveform = read(utterance.audio)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = copy.with_suffix(".part")
-        soundfile.write(part, waveform / waveform.abs().max().clamp(min=1), SAMPLE_RATE, format="FLAC")
-        part.replace(copy)
-    return utterance._replace(audio=copy)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
