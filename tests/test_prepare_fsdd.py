@@ -3,8 +3,8 @@
 import gzip
 import importlib.util
 import json
-import shutil
 import random
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator

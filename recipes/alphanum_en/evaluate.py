@@ -1,6 +1,4 @@
-"""Measures a model on the development sets of `alphanum-en`, at full context and at each latency, with all its seeds.
-
-Writes everything that the model card says as JSON.
+"""Measures models on the development sets of `alphanum-en`: at full context, at each latency, and without speech.
 
 example: python recipes/alphanum_en/evaluate.py runs/alphanum_en --corpora-dir ~/corpora --json results.json
 """
@@ -8,6 +6,7 @@ example: python recipes/alphanum_en/evaluate.py runs/alphanum_en --corpora-dir ~
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,38 @@ if TYPE_CHECKING:
     from sru_asr.model import Recognizer
 
 LATENCIES_MS = (640, 320, 160)
-# Every split of a latency into chunk and lookahead that leaves room for either, where --splits asks for it.
+# None of their speakers is trained on. Of data/alphanum the test voices: there are two development voices only.
 SETS = {"an4": "dev", "fsdd": "dev", "alphanum": "test"}
+# What of a window may be lookahead, where the best split is looked for.
+SHARES = (0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+NOISES = 200
 
 
-def measure(model: "Recognizer", manifests: dict[str, Path], windows: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dict[str, Any]:
+    """All that is measured of a model.
+
+    Args:
+        path: Of the model.
+        manifests: By name of the set.
+        splits: Whether to try every split of each latency.
+
+    Returns:
+        `training`, what the model says of its own; `rows`, see `word_errors`; and `without_speech`.
+    """
+    from sru_asr.model import load_model
+
+    print(path)
+    model = load_model(path)
+    return {
+        "training": model.training_data,
+        "rows": word_errors(model, manifests, windows_of(model, splits)),
+        "without_speech": without_speech(model),
+    }
+
+
+def word_errors(
+    model: "Recognizer", manifests: dict[str, Path], windows: Sequence[tuple[int, int]]
+) -> list[dict[str, Any]]:
     """Word errors on each set through each window.
 
     Args:
@@ -32,7 +58,8 @@ def measure(model: "Recognizer", manifests: dict[str, Path], windows: list[tuple
         windows: Chunk and lookahead in frames; (0, 0) for full context.
 
     Returns:
-        For each set and window: `set`, `chunk`, `lookahead`, the counts of words, and those of each speaker.
+        For each set and window: `set`, `split`, `utterances`, `latency_ms` (None for full context), `chunk`,
+        `lookahead`, and the counts of `words` in all and by speaker.
     """
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import load_manifest
@@ -42,18 +69,19 @@ def measure(model: "Recognizer", manifests: dict[str, Path], windows: list[tuple
         cuts = load_manifest(path)
         for chunk, lookahead in windows:
             result = evaluate(model, cuts, chunk=chunk, lookahead=lookahead)
+            words = result.words
             rows.append(
                 {
                     "set": name,
                     "split": SETS[name],
                     "utterances": len(result.results),
+                    "latency_ms": 1000 * (chunk + lookahead) / model.frames_per_second if chunk else None,
                     "chunk": chunk,
                     "lookahead": lookahead,
-                    "words": result.words.to_dict(),
+                    "words": words.to_dict(),
                     "speakers": {speaker: counts.to_dict() for speaker, counts in sorted(result.speakers.items())},
                 }
             )
-            words = result.words
             print(
                 f"{name} {SETS[name]}  {chunk:2d} + {lookahead:2d} frames  WER {100 * words.rate:6.2f} %  "
                 f"({words.hits}, {words.substitutions}, {words.deletions}, {words.insertions})",
@@ -62,42 +90,58 @@ def measure(model: "Recognizer", manifests: dict[str, Path], windows: list[tuple
     return rows
 
 
-def windows_of(model: "Recognizer", splits: bool) -> list[tuple[int, int]]:
-    """Full context and the window of each latency, or all windows of each."""
+def without_speech(model: "Recognizer") -> dict[str, int]:
+    """How often something is recognised where nothing is said: in silence and noises of 1 to 10 s, seeded.
+
+    Returns:
+        `utterances`, and how many of them are `not_empty`.
+    """
+    import torch
+
+    from sru_asr.augment import AugmentConfig, Augmented
+
+    found = 0
+    for i in range(NOISES):
+        seconds = 1 + i % 10
+        # Other noises than those of training: the key has no epoch.
+        noise = Augmented(AugmentConfig(no_speech=1.0), f"without speech {i}")(torch.zeros(16_000 * seconds))
+        found += model.transcribe(noise if i % 10 else torch.zeros_like(noise)).text != ""
+    print(f"without speech  {found} of {NOISES} not empty", flush=True)
+    return {"utterances": NOISES, "not_empty": found}
+
+
+def windows_of(model: "Recognizer", splits: bool = False) -> list[tuple[int, int]]:
+    """Full context and the window of each latency; with `splits` every way to divide it into chunk and lookahead."""
     from sru_asr.windows import window_of
 
     windows = [(0, 0)]
     for latency in LATENCIES_MS:
-        chunk, lookahead = window_of(latency, model.frames_per_second)
-        frames = chunk + lookahead
+        window = window_of(latency, model.frames_per_second)
         if splits:
-            shares = (0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-            found = {round(share * frames) for share in shares}
-            windows += [(frames - behind, behind) for behind in sorted(found) if behind < frames]
+            frames = sum(window)
+            behind = sorted({min(round(share * frames), frames - 1) for share in SHARES})
+            windows += [(frames - lookahead, lookahead) for lookahead in behind]
         else:
-            windows.append((chunk, lookahead))
+            windows.append(window)
     return windows
+
+
+def manifests_of(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The manifests of the sets, by name, from the options of `add_folders`."""
+    corpora = prepare(arguments.corpora_dir, arguments.prepared_dir, arguments.download_dir)
+    return {name: corpora[name][split] for name, split in SETS.items()}
 
 
 def main() -> None:
     """Parses the command line, prepares, measures."""
-    from sru_asr.model import load_model
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="output folders of train.py, one for each seed")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="default: all")
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="output folders of train.py")
     parser.add_argument("--splits", action="store_true", help="try every split of each latency")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     add_folders(parser)
     arguments = parser.parse_args()
-    corpora = prepare(arguments.corpora_dir, arguments.prepared_dir, arguments.download_dir)
-    manifests = {name: corpora[name][SETS[name]] for name in arguments.sets}
-    results = []
-    for path in arguments.models:
-        model = load_model(path)
-        print(path)
-        rows = measure(model, manifests, windows_of(model, arguments.splits))
-        results.append({"model": path.name, "training": model.training_data, "rows": rows})
+    manifests = manifests_of(arguments)
+    results = [measure(path, manifests, arguments.splits) for path in arguments.models]
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

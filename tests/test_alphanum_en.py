@@ -1,0 +1,152 @@
+"""The recipe of the model that ships: what it measures, and the card that it writes. And the model itself."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import sru_asr
+from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.model import SHIPPED, ModelConfig, Recognizer
+from sru_asr.text import CharTokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes/alphanum_en"
+CORPORA = ROOT.parent / "shared/corpora"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Iterator[dict[str, ModuleType]]:
+    """The recipe's scripts, which import each other as scripts do."""
+    before, path = set(sys.modules), list(sys.path)
+    sys.path.insert(0, str(RECIPE))
+    modules = {}
+    for name in ("prepare", "evaluate", "ship"):
+        spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        modules[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(modules[name])
+    yield modules
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in {"prepare", "evaluate", "ship", "an4", "fsdd", "alphanum"}:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], dict[str, Path]]:
+    """Two models that know nothing, and three sets of noise with words to them."""
+    folder = tmp_path_factory.mktemp("made")
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
+        model.features.mean.fill_(-5.0)
+        model.features.scale.fill_(0.5)
+        model.training_data = {"seed": seed, "epochs": 1}
+        model.save(folder / f"{seed}/model.safetensors")
+        models.append(folder / f"{seed}")
+    speakers = {
+        "an4": ["fabc", "mabc", "mxyz"],
+        "fsdd": ["nicolas", "yweweler"],
+        "alphanum": ["af_sky", "am_adam", "bm_lewis"],
+    }
+    rng = np.random.default_rng(0)
+    manifests = {}
+    for name, people in speakers.items():
+        utterances = []
+        for i, speaker in enumerate(people):
+            audio = folder / f"{name}{i}.wav"
+            soundfile.write(audio, 0.1 * rng.standard_normal(16_000), 16_000)
+            utterances.append(Utterance(f"{name}{i}", audio, "ONE B", speaker))
+        manifests[name] = folder / f"{name}.jsonl.gz"
+        write_cuts(utterances, manifests[name])
+    return models, manifests
+
+
+def test_windows_have_the_latency_they_are_made_for(recipe: dict[str, ModuleType]) -> None:
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer())
+    windows = recipe["evaluate"].windows_of(model)
+    assert [40 * sum(window) for window in windows] == [0, 640, 320, 160]
+    splits = recipe["evaluate"].windows_of(model, splits=True)
+    assert set(windows) <= set(splits)
+    assert {40 * sum(window) for window in splits} == {0, 640, 320, 160}
+    assert all(chunk >= 1 for chunk, _ in splits[1:])
+    assert {lookahead for chunk, lookahead in splits if chunk + lookahead == 4} == {0, 1, 2, 3}
+    assert len(set(splits)) == len(splits)
+
+
+def test_what_is_measured_ships_with_its_card(
+    recipe: dict[str, ModuleType],
+    made: tuple[list[Path], dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models, manifests = made
+    monkeypatch.setattr(recipe["ship"], "manifests_of", lambda _: manifests)
+    monkeypatch.setattr(recipe["evaluate"], "NOISES", 3)
+    monkeypatch.setattr(sys, "argv", ["ship.py", *map(str, models), "--output-dir", str(tmp_path / "out")])
+    recipe["ship"].main()
+    first, second = json.loads((tmp_path / "out/results.json").read_text())
+    assert (first["training"]["seed"], second["training"]["seed"]) == (0, 1)
+    assert len(first["rows"]) == len(second["rows"]) == 3 * 4
+    assert [row["words"]["reference"] for row in first["rows"]] == [6] * 4 + [4] * 4 + [6] * 4
+    assert first["without_speech"]["utterances"] == 3
+
+    card = (tmp_path / "out/README.md").read_text()
+    assert "$" not in card
+    assert "Seeds measured: 0, 1." in card
+    row, other = first["rows"][2], second["rows"][2]
+    rates = [100 * r["words"]["rate"] for r in (row, other)]
+    errors = ", ".join(str(row["words"][kind]) for kind in ("substitutions", "deletions", "insertions"))
+    expected = (
+        f"| AN4, dev | 320 ms (4 + 4) | 6 | {errors} | {rates[0]:.2f} % | "
+        f"{sum(rates) / 2:.2f} % ({min(rates):.2f} to {max(rates):.2f}) |"
+    )
+    assert expected in card.splitlines()
+    men = [first["rows"][0]["speakers"][name] for name in ("mabc", "mxyz")]
+    rate = 100 * sum(counts["errors"] for counts in men) / 4
+    assert f"| AN4 | men, 2 | 4 | {rate:.2f} % |" in card.splitlines()
+
+    shipped, original = (sru_asr.load_model(path) for path in (tmp_path / "out", models[0]))
+    assert (tmp_path / "out/model.safetensors").stat().st_size < 0.6 * (models[0] / "model.safetensors").stat().st_size
+    for (name, weight), (_, full) in zip(shipped.named_parameters(), original.named_parameters(), strict=True):
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, full.half().float()), name
+
+
+def test_a_model_that_is_too_large_does_not_ship(
+    recipe: dict[str, ModuleType],
+    made: tuple[list[Path], dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recipe["ship"], "MOST_BYTES", 1_000)
+    monkeypatch.setattr(sys, "argv", ["ship.py", str(made[0][0]), "--output-dir", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"has \d+ bytes, expected at most 1000: train a smaller model"):
+        recipe["ship"].main()
+
+
+@pytest.mark.skipif(not CORPORA.is_dir(), reason=f"the corpora are not at {CORPORA}")
+def test_three_corpora_are_prepared(recipe: dict[str, ModuleType], tmp_path: Path) -> None:
+    found = recipe["prepare"].prepare(CORPORA, tmp_path, tmp_path / "downloads")
+    assert {name: set(splits) >= {"train", "dev"} for name, splits in found.items()} == {
+        "an4": True,
+        "fsdd": True,
+        "alphanum": True,
+    }
+    assert len({path for splits in found.values() for path in splits.values()}) == 7
+
+
+def test_the_package_names_one_default() -> None:
+    assert SHIPPED.name == "alphanum-en"
+    assert SHIPPED.parent.parent == Path(sru_asr.__file__).parent
