@@ -141,6 +141,11 @@ class SpecAugment(nn.Module):
         self, n_frequency: int = 2, frequency_width: int = 18, time_share: float = 0.8, time_width: int = 20
     ) -> None:
         super().__init__()
+        if min(n_frequency, frequency_width, time_share, time_width) < 0:
+            raise ValueError(
+                "masks must not be negative in number, share or width, found "
+                f"{n_frequency=}, {frequency_width=}, {time_share=}, {time_width=}"
+            )
         self.n_frequency = n_frequency
         self.frequency_width = frequency_width
         self.time_share = time_share

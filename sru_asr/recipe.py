@@ -31,7 +31,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from sru_asr.augment import AugmentConfig
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
-from sru_asr.features import FeatureStatistics, frame_count
+from sru_asr.features import FeatureStatistics, SpecAugment, frame_count
 from sru_asr.manifest import load_manifest, too_fast, validate
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
@@ -108,6 +108,7 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     parser.add_class_arguments(OptimizerConfig, "optimizer")
     parser.add_class_arguments(LossConfig, "loss")
     parser.add_class_arguments(AugmentConfig, "augment")
+    parser.add_class_arguments(SpecAugment, "masks", instantiate=False)
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(
         pl.Trainer,
@@ -163,7 +164,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
     last = output / LAST_CHECKPOINT
-    task = SpeechTask(model, optimizer, loss, args.seed)
+    task = SpeechTask(model, optimizer, loss, SpecAugment(**args.masks.as_dict()), args.seed)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
         default_root_dir=output,
@@ -320,6 +321,7 @@ def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> 
                 "optimizer": args.optimizer.as_dict(),
                 "loss": args.loss.as_dict(),
                 "augment": args.augment.as_dict(),
+                "masks": args.masks.as_dict(),
                 "data": {k: v for k, v in args.data.as_dict().items() if k != "workers"},
                 "max_epochs": args.trainer.max_epochs,
                 "max_steps": args.trainer.max_steps,

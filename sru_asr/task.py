@@ -94,6 +94,7 @@ class SpeechTask(pl.LightningModule):
         model: to be trained.
         optimizer: how.
         loss: from what.
+        masks: what is hidden of it.
         seed: of dropout, SpecAugment and windows.
     """
 
@@ -102,13 +103,14 @@ class SpeechTask(pl.LightningModule):
         model: Recognizer,
         optimizer: OptimizerConfig | None = None,
         loss: LossConfig | None = None,
+        masks: SpecAugment | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self.optimizer = optimizer or OptimizerConfig()
         self.loss = loss or LossConfig()
-        self.spec_augment = SpecAugment()
+        self.spec_augment = masks or SpecAugment()
         self.seed = seed
         # hits, substitutions, deletions, insertions over the validation so far; then its loss and utterances
         self._validation = torch.zeros(6, dtype=torch.float64)

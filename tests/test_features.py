@@ -277,3 +277,8 @@ def test_a_recogniser_can_be_built_of_shapes_alone():
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert model.features.mean.device.type == "meta"
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
+
+
+def test_masks_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"must not be negative.*time_share=-1"):
+        SpecAugment(time_share=-1.0)
