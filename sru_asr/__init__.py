@@ -1,7 +1,7 @@
 """Speech recognition on Simple Recurrent Units.
 
     >>> import sru_asr
-    >>> model = sru_asr.load_model("runs/alphanum")
+    >>> model = sru_asr.load_model()
     >>> print(model.transcribe("speech.wav"))
 
 Names are imported when they are first used, so that importing the package stays quick and compiles nothing.

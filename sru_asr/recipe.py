@@ -99,7 +99,12 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     parser.add_argument("--config", action="config", help="YAML file of options; flags behind it override it")
     parser.add_argument("--output-dir", type=Path, default=Path("runs") / name, help="checkpoints, logs, results")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--init-from", type=Path, help="start from the weights of this model (its tokenizer included)")
+    parser.add_argument("--init-from", type=Path, help="start from the weights of this model, and keep its tokenizer")
+    parser.add_argument(
+        "--new-tokenizer",
+        action="store_true",
+        help="with --init-from: keep the encoder alone; tokenizer and head are made anew for these transcripts",
+    )
     parser.add_argument("--checkpoint-steps", type=int, default=1000, help="save this often within an epoch, too")
     parser.add_argument(
         "--restart", action="store_true", help="discard what --output-dir holds instead of going on from it"
@@ -141,6 +146,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         ValueError: faults in the data or the settings, named.
     """
     args = parser.parse_args()
+    if args.new_tokenizer and args.init_from is None:
+        raise ValueError("--new-tokenizer is for --init-from: without it the tokenizer is new anyway")
     model = None if args.init_from is None else _given_model(args, parser.get_defaults())
     config = ModelConfig(**args.model.as_dict())
     optimizer = OptimizerConfig(**args.optimizer.as_dict())
@@ -158,8 +165,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
     )
     pl.seed_everything(args.seed, verbose=False)
-    if model is None:
-        model = _new_model(config, data, train_cuts)
+    if model is None or args.new_tokenizer:
+        model = _new_model(config, data, train_cuts, model)
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
@@ -170,7 +177,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         default_root_dir=output,
         logger=TensorBoardLogger(output, name="", version="tensorboard"),
         callbacks=[
-            *([EMAWeightAveraging(decay=optimizer.average)] if optimizer.average else []),
+            # Not of buffers: those are the features' statistics, which averaging with themselves would round.
+            *([EMAWeightAveraging(use_buffers=False, decay=optimizer.average)] if optimizer.average else []),
             *_checkpoints(output, args.checkpoint_steps),
             EpochLine(),
             StopsAtOnce(last),
@@ -317,6 +325,7 @@ def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> 
                 "seed": args.seed,
                 "data_sets": {split: [path.parent.name for path in manifests[split]] for split in ("train", "dev")},
                 "init_from": str(args.init_from) if args.init_from else None,
+                "new_tokenizer": args.new_tokenizer,
                 "model": args.model.as_dict(),
                 "optimizer": args.optimizer.as_dict(),
                 "loss": args.loss.as_dict(),
@@ -350,7 +359,9 @@ def _given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     """Load what `--init-from` names, and have `args` say what it is; options that ask for another one are refused."""
     model = load_model(args.init_from)
     vocab_size = 0 if isinstance(model.tokenizer, CharTokenizer) else model.tokenizer.vocab_size
-    found = {f"model.{name}": value for name, value in asdict(model.config).items()} | {"data.vocab_size": vocab_size}
+    found = {f"model.{name}": value for name, value in asdict(model.config).items()}
+    if not args.new_tokenizer:
+        found["data.vocab_size"] = vocab_size
     refused = [
         f"--{name} {args[name]} (it has {value})"
         for name, value in found.items()
@@ -365,13 +376,18 @@ def _given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     return model.train()
 
 
-def _new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet) -> Recognizer:
+def _new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: Recognizer | None) -> Recognizer:
+    """A model with a tokenizer for these transcripts, which has the encoder of `given` where there is one."""
     tokenizer: Tokenizer = CharTokenizer()
     if data.vocab_size:
         texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
         tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size)
     model = Recognizer(config, tokenizer)
-    _measure_features(model, train_cuts, data.max_batch_seconds)
+    if given is None:
+        _measure_features(model, train_cuts, data.max_batch_seconds)
+    else:
+        model.features.load_state_dict(given.features.state_dict())  # the encoder knows no others
+        model.encoder.load_state_dict(given.encoder.state_dict())
     return model
 
 

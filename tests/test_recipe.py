@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from sru_asr import recipe
 from sru_asr.corpus import Utterance, write_cuts
-from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.model import ModelConfig, Recognizer, load_model
 from sru_asr.text import CharTokenizer
 
 pytestmark = pytest.mark.slow
@@ -180,6 +180,25 @@ def test_fine_tuning_starts_from_the_given_weights(corpus: Path, whole: Path, tm
     assert result.returncode == 0, result.stderr
     for name, tensor in _weights(whole).items():
         torch.testing.assert_close(_weights(tmp_path)[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_fine_tuning_for_other_words_keeps_the_encoder_alone(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    options = ("--trainer.max_epochs", "1", "--optimizer.learning_rate", "1e-12", "--data.vocab_size", "9")
+    result = _train(corpus, tmp_path, "--init-from", str(whole), "--new-tokenizer", *options)
+    assert result.returncode == 0, result.stderr
+    given, found = _weights(whole), _weights(tmp_path)
+    assert load_model(tmp_path).tokenizer.vocab_size == 9
+    for name, tensor in given.items():
+        if name.startswith("ctc."):
+            assert found[name].shape[0] == 9
+        else:
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_new_tokenizer_without_a_model_is_refused(corpus: Path, tmp_path: Path) -> None:
+    result = _train(corpus, tmp_path, "--new-tokenizer")
+    assert result.returncode == 1
+    assert "--new-tokenizer is for --init-from" in result.stderr
 
 
 def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: Path) -> None:
