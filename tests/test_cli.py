@@ -13,8 +13,11 @@ import soundfile
 import torch
 
 from sru_asr import __version__, cli
+from sru_asr.evaluation import evaluate
+from sru_asr.manifest import read_manifest
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
 from sru_asr.text import CharTokenizer
+from sru_asr.windows import window_of
 
 # What a process prints waits in a buffer until it is flushed.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -134,12 +137,12 @@ def test_a_file_name_that_no_encoding_knows_is_no_reason_to_stop(capsys, tmp_pat
 # What is missing
 
 
-@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["evaluate", "--manifest", "no.jsonl"]])
-def test_without_a_model_one_is_told_how_to_get_one(capsys, command):
-    status, output, error = run(capsys, *command)
-    assert (status, output) == (2, [])
-    assert error.startswith("sru-asr: no --model given")
-    assert "recipes/alphanum/train.py" in error
+def test_without_a_model_the_one_of_the_package_is_taken(capsys):
+    audio = RECIPES.parent / "data/alphanum/audio/af_sarah-0009.opus"
+    status, output, error = run(capsys, "transcribe", audio)
+    assert (status, error) == (0, "")
+    assert output == [load_model().transcribe(audio).text]
+    assert output[0]
 
 
 @pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["evaluate", "--manifest", "no.jsonl"]])
@@ -209,6 +212,31 @@ def test_evaluate_writes_everything_as_json(capsys, folder, said, tmp_path):
     assert list(found["speakers"]) == ["one", "two"]
     assert found["faults"] == []
     assert f"{100 * found['wer']:.2f} %" in output[0]
+
+
+def test_evaluate_through_windows(capsys, folder, tmp_path):
+    """As `evaluate` of the library does with the same window, and the JSON says which it was."""
+    manifest = write_manifest(folder, *ENTRIES)
+    model, (cuts, _) = load_model(folder), read_manifest(manifest)
+    found = {}
+    for latency, window in ((None, (0, 0)), (320, window_of(320, 25))):
+        options = [] if latency is None else ["--latency", latency]
+        path = tmp_path / f"{latency}.json"
+        status, _, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", path, *options)
+        assert status == 0
+        found[latency] = json.loads(path.read_text())
+        assert found[latency]["latency_ms"] == latency
+        expected = evaluate(model, cuts, chunk=window[0], lookahead=window[1])
+        assert [r["hypothesis"] for r in found[latency]["results"]] == [r.hypothesis for r in expected.results]
+    assert found[None]["results"] != found[320]["results"]
+
+
+@pytest.mark.parametrize("latency", ["79", "-1", "nan", "inf"])
+def test_a_latency_without_room_is_refused(capsys, folder, latency):
+    manifest = write_manifest(folder, *ENTRIES)
+    status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--latency", latency)
+    assert (status, output) == (2, [])
+    assert error.startswith("sru-asr: --latency: expected a latency of at least 80 ms, two frames, found")
 
 
 def test_evaluate_goes_on_without_what_has_faults(capsys, folder, tmp_path):
