@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,9 @@ BAND_HERTZ = (3300, 7000)
 # Noise has power falling with frequency to the power of 0 (white) to 2 (brown).
 NOISE_COLOURS = (0.0, 2.0)
 QUIETEST = 1e-4  # root mean square below which there is no speech to set a noise against
+NO_SPEECH_DB = (-90.0, -20.0)  # levels of the noise where nothing is said, the lowest below all that 16 bits can hold
+
+Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class AugmentConfig:
         band: probability of an upper limit to the frequencies, as telephones have.
         gain_db: most by which the level changes.
         padding_seconds: most that is added on either side, silent but for the noise.
-        no_speech: share of utterances replaced by noise or silence in which nothing is said.
+        no_speech: share of utterances replaced by noise of any level in which nothing is said.
     """
 
     noise: float = 0.4
@@ -74,49 +78,63 @@ class AugmentConfig:
 class Augmented:
     """What becomes of one utterance in one epoch: the same in every process, order and resumed run.
 
+    (By numpy, whose sums do not depend on the number of threads, as torch's do.) An object is good for one call.
+
     Args:
         config: what happens how often.
         key: what the randomness is drawn from, such as seed, epoch and utterance.
+
+    Attributes:
+        has_speech: whether anything is left of what is said; if not, the transcript is empty.
     """
 
     def __init__(self, config: AugmentConfig, key: str) -> None:
         self.config = config
         self._random = np.random.default_rng(zlib.crc32(key.encode()))
-        # Drawn first: whoever asks need not have the audio.
         self.has_speech = not self._happens(config.no_speech)
 
     def __call__(self, waveform: Tensor) -> Tensor:
-        """Change a waveform, (samples,) float32 in [-1, 1] at 16 kHz; the result may be longer."""
+        """Change a waveform.
+
+        Args:
+            waveform: (samples,) float32 in [-1, 1] at 16 kHz.
+
+        Returns:
+            (samples,) float32, of the same level up to `gain_db`, so that peaks may lie above 1; with `padding_seconds`
+            it is longer.
+        """
         config, draw = self.config, self._random.uniform
-        if not self.has_speech:
-            waveform = torch.zeros_like(waveform)
-        elif config.padding_seconds:
-            before, after = (self._random.random(2) * config.padding_seconds * SAMPLE_RATE).astype(int).tolist()
-            waveform = torch.nn.functional.pad(waveform, (before, after))
-        level = _rms(waveform)
+        samples: Array = waveform.numpy()
         if self.has_speech:
-            waveform = self._filtered(waveform)
-        if self._happens(config.noise) or not self.has_speech:
-            # Of an utterance without speech, the noise has the level of speech, or of anything down to silence.
-            reference = level if level > QUIETEST else 10 ** (draw(-90, -20) / 20)
+            level = _rms(samples)
+            samples = self._padded(self._filtered(samples))
+        else:
+            level = 10 ** (draw(*NO_SPEECH_DB) / 20)
+            samples = np.zeros_like(samples)
+        if not self.has_speech or (self._happens(config.noise) and level > QUIETEST):
             snr = draw(*config.snr_db) if self.has_speech else 0.0
-            waveform = waveform + self._noise(len(waveform)) * (reference * 10 ** (-snr / 20))
-        return waveform * 10 ** (draw(-config.gain_db, config.gain_db) / 20)
+            samples = samples + self._noise(len(samples)) * np.float32(level * 10 ** (-snr / 20))
+        return torch.from_numpy(samples * np.float32(10 ** (draw(-config.gain_db, config.gain_db) / 20)))
 
     def _happens(self, probability: float) -> bool:
         return bool(self._random.random() < probability)
 
-    def _filtered(self, waveform: Tensor) -> Tensor:
+    def _padded(self, samples: Array) -> Array:
+        most = self.config.padding_seconds * SAMPLE_RATE
+        before, after = (self._random.random(2) * most).astype(int).tolist()
+        return np.pad(samples, (before, after))
+
+    def _filtered(self, samples: Array) -> Array:
         """Through a room, a channel and a band, at the same level as before."""
         config, draw = self.config, self._random.uniform
         room = self._happens(config.reverb)
         channel = self._happens(config.channel)
         band = self._happens(config.band)
-        if not (room or channel or band) or len(waveform) == 0:
-            return waveform
-        response = self._room() if room else torch.ones(1)
-        size = _fast_size(len(waveform) + len(response))
-        spectrum = torch.fft.rfft(waveform, size) * torch.fft.rfft(response, size)
+        if not (room or channel or band) or len(samples) == 0:
+            return samples
+        response = self._room() if room else np.ones(1, np.float32)
+        size = _fast_size(len(samples) + len(response))
+        spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)
         hertz = np.linspace(0, SAMPLE_RATE / 2, size // 2 + 1)
         decibels = np.zeros_like(hertz)
         if channel:
@@ -124,41 +142,41 @@ class Augmented:
             decibels += np.interp(np.log(hertz + 1), np.log(CHANNEL_HERTZ), points)
         if band:  # 60 dB in the octave above the limit
             decibels -= np.clip(np.log2((hertz + 1) / draw(*BAND_HERTZ)), 0, 1) * 60
-        spectrum *= torch.from_numpy((10 ** (decibels / 20)).astype(np.float32))
-        filtered = torch.fft.irfft(spectrum, size)[: len(waveform)]
-        return filtered * (_rms(waveform) / max(_rms(filtered), QUIETEST))
+        filtered = np.fft.irfft(spectrum * 10 ** (decibels / 20), size)[: len(samples)].astype(np.float32)
+        return filtered * np.float32(_rms(samples) / max(_rms(filtered), 1e-12))
 
-    def _room(self) -> Tensor:
+    def _room(self) -> Array:
         """An impulse response: the direct sound, then noise that decays exponentially (Polack's model)."""
         draw = self._random.uniform
         seconds = draw(0.05, self.config.reverb_seconds)
-        tail = self._random.standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
+        tail = self._random.standard_normal(int(seconds * SAMPLE_RATE), dtype=np.float32)
         time = np.arange(len(tail), dtype=np.float32) / SAMPLE_RATE
         tail *= np.exp(-DECAY_60_DB * time / seconds).astype(np.float32)
         tail[: int(draw(0.001, 0.02) * SAMPLE_RATE)] = 0  # until the first reflection
         direct_to_reverberant_db = draw(-3, 15)
         tail *= 10 ** (-direct_to_reverberant_db / 20) / max(float(np.sqrt(np.square(tail).sum())), 1e-9)
         tail[0] = 1
-        return torch.from_numpy(tail)
+        return tail
 
-    def _noise(self, samples: int) -> Tensor:
-        """(samples,) of noise with a root mean square of 1."""
+    def _noise(self, n_samples: int) -> Array:
+        """(n_samples,) of noise with a root mean square of 1."""
         draw = self._random.uniform
-        white = torch.from_numpy(self._random.standard_normal(samples, dtype=np.float32))
-        size = _fast_size(samples)
-        spectrum = torch.fft.rfft(white, size)
-        hertz = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1).clamp_(min=50)
-        spectrum *= hertz ** (-draw(*NOISE_COLOURS) / 2)
-        noise = torch.fft.irfft(spectrum, size)[:samples]
+        white = self._random.standard_normal(n_samples, dtype=np.float32)
+        if n_samples == 0:
+            return white
+        size = _fast_size(n_samples)
+        hertz = np.linspace(0, SAMPLE_RATE / 2, size // 2 + 1).clip(min=50)
+        spectrum = np.fft.rfft(white, size) * hertz ** (-draw(*NOISE_COLOURS) / 2)
+        noise = np.fft.irfft(spectrum, size)[:n_samples].astype(np.float32)
         if self._happens(0.5):  # swells and fades, between one and a hundredth
-            points = max(int(samples / SAMPLE_RATE * draw(0.5, 4)), 1) + 1
-            envelope = np.interp(np.linspace(0, points - 1, samples), np.arange(points), draw(-2, 0, points))
-            noise = noise * torch.from_numpy((10**envelope).astype(np.float32))
-        return noise / max(_rms(noise), 1e-9)
+            points = max(int(n_samples / SAMPLE_RATE * draw(0.5, 4)), 1) + 1
+            envelope = np.interp(np.linspace(0, points - 1, n_samples), np.arange(points), draw(-2, 0, points))
+            noise *= (10**envelope).astype(np.float32)
+        return noise / np.float32(max(_rms(noise), 1e-9))
 
 
-def _rms(waveform: Tensor) -> float:
-    return float(waveform.square().mean().sqrt()) if len(waveform) else 0.0
+def _rms(samples: Array) -> float:
+    return float(np.sqrt(np.square(samples, dtype=np.float64).mean())) if len(samples) else 0.0
 
 
 def _fast_size(samples: int) -> int:

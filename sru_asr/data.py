@@ -163,6 +163,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         cuts: The utterances.
         max_seconds: The most audio in a batch, padding included. A longer utterance is a batch of its own.
         training: Whether to shuffle, and to give each rank the same number of batches.
+        padding_seconds: What augmentation may add to each cut.
         seed: What the order is drawn from, with the epoch.
         rank: This process.
         world_size: The number of processes.
@@ -178,6 +179,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         *,
         max_seconds: float,
         training: bool,
+        padding_seconds: float = 0.0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -193,7 +195,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         self.rank = rank
         self.world_size = world_size
         self.accumulate = accumulate
-        self._buckets = _buckets([cut.duration for cut in self._cuts], max_seconds)
+        self._buckets = _buckets([cut.duration + padding_seconds for cut in self._cuts], max_seconds)
         if training:
             _split_evenly(self._buckets, world_size * accumulate)
         self._epoch = 0
@@ -299,19 +301,21 @@ def make_loader(
         accumulate: The batches that each of them takes for one optimizer step.
     """
     speeds = speeds if training else (1.0,)
+    augment = augment if training else None
     if not speeds or min(speeds) <= 0:
         raise ValueError(f"expected speeds above 0, found {list(speeds)}")
     sampler = BatchSampler(
         cuts,
         max_seconds=max_seconds * min(speeds),
         training=training,
+        padding_seconds=2 * augment.padding_seconds * min(speeds) if augment else 0.0,
         seed=seed,
         rank=rank,
         world_size=world_size,
         accumulate=accumulate,
     )
     return DataLoader(
-        SpeechDataset(tokenizer, seed=seed, speeds=speeds, augment=augment if training else None),
+        SpeechDataset(tokenizer, seed=seed, speeds=speeds, augment=augment),
         batch_size=None,
         sampler=sampler,
         num_workers=workers,

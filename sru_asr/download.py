@@ -89,13 +89,14 @@ def fetch(copies: Sequence[tuple[str, str | None]], directory: Path) -> Path:
     if directory.is_dir():
         return directory
     for url, sha256 in copies:
-        # Each copy has a folder of its own, so that none is resumed with the bytes of another.
-        parts = urlsplit(url)
-        archive = directory.parent / str(parts.hostname) / Path(parts.path).name
+        # A folder for each address, so that none is resumed with the bytes of another.
+        folder = f"{directory.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+        archive = directory.parent / folder / Path(urlsplit(url).path).name
         try:
             extract(download(url, archive, sha256=sha256), directory)
         except DownloadError as error:
             logger.warning("%s", error)
+            archive.unlink(missing_ok=True)  # whole but damaged, it would be taken for sound again
         else:
             return directory
     urls = ", ".join(url for url, _ in copies)

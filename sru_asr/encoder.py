@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from sru_asr.features import whole
 from sru_asr.sru import SRU
 
-FACTORS = (2, 4)
-# Features before those that a frame stands for, and that it sees, too.
-PAST_FEATURES = {4: 3, 2: 5}
+# Features before those that a frame stands for, and that it sees, too; by the factors of subsampling there are.
+PAST_FEATURES = {2: 5, 4: 3}
+FACTORS = tuple(PAST_FEATURES)
 
 
 class Subsampling(nn.Module):

@@ -22,13 +22,14 @@ import torch
 from filelock import FileLock
 from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sru_asr.augment import AugmentConfig
+from sru_asr.average import WeightAverage
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import FeatureStatistics, SpecAugment, frame_count
@@ -153,6 +154,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     optimizer = OptimizerConfig(**args.optimizer.as_dict())
     loss = LossConfig(**args.loss.as_dict())
     augment = AugmentConfig(**args.augment.as_dict())
+    masks = SpecAugment(**args.masks.as_dict())
     data = DataConfig(**args.data.as_dict())
     output: Path = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
@@ -160,7 +162,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     keep_freed_memory()
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
         manifests = prepare(args)
-        _settle(args, manifests, output)
+        settings = _settle(args, manifests, output)
     train_cuts, dev_cuts = (
         CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
     )
@@ -171,14 +173,14 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
     last = output / LAST_CHECKPOINT
-    task = SpeechTask(model, optimizer, loss, SpecAugment(**args.masks.as_dict()), args.seed)
+    task = SpeechTask(model, optimizer, loss, masks, args.seed)
+    average = WeightAverage(optimizer.average)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
         default_root_dir=output,
         logger=TensorBoardLogger(output, name="", version="tensorboard"),
         callbacks=[
-            # Not of buffers: those are the features' statistics, which averaging with themselves would round.
-            *([EMAWeightAveraging(use_buffers=False, decay=optimizer.average)] if optimizer.average else []),
+            *([average] if optimizer.average else []),
             *_checkpoints(output, args.checkpoint_steps),
             EpochLine(),
             StopsAtOnce(last),
@@ -223,21 +225,22 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
             raise
         _say_how_it_goes_on(last)
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
+    if optimizer.average:
+        average.write_to(task)
     if not trainer.is_global_zero:
         return None
-    return _report(model, dev_cuts, manifests, output, args)
+    return _report(model, dev_cuts, manifests, output, settings)
 
 
 def _report(
-    model: Recognizer, dev_cuts: CutSet, manifests: dict[str, list[Path]], output: Path, args: Namespace
+    model: Recognizer, dev_cuts: CutSet, manifests: dict[str, list[Path]], output: Path, settings: dict[str, Any]
 ) -> Evaluation:
     model = model.cpu().eval()
     evaluation = evaluate(model, dev_cuts)
     counts = evaluation.words
     model.training_data = {
         "recipe": output.name,
-        "seed": args.seed,
-        "epochs": args.trainer.max_epochs,
+        "settings": settings,
         "manifests": {
             split: [f"{path.parent.name}/{path.name}" for path in manifests[split]] for split in ("train", "dev")
         },
@@ -317,8 +320,8 @@ def _checkpoints(output: Path, steps: int) -> list[Callback]:
     return [last(every_n_epochs=1, save_on_train_epoch_end=True), last(every_n_train_steps=steps)]
 
 
-def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> None:
-    """Write down the run's settings, or check that they are those of the run that `output` holds."""
+def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> dict[str, Any]:
+    """Write down and return the run's settings, or check that they are those of the run that `output` holds."""
     wanted = json.loads(
         json.dumps(
             {
@@ -353,6 +356,7 @@ def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> 
                 "Give those settings to go on with it, another --output-dir, or --restart to discard it."
             )
     path.write_text(json.dumps(wanted, indent=1))
+    return wanted
 
 
 def _given_model(args: Namespace, defaults: Namespace) -> Recognizer:
@@ -368,9 +372,8 @@ def _given_model(args: Namespace, defaults: Namespace) -> Recognizer:
         if args[name] not in (value, defaults[name])
     ]
     if refused:
-        raise ValueError(
-            f"--init-from {args.init_from} brings architecture and tokenizer of its own: leave out {', '.join(refused)}"
-        )
+        brought = "an architecture" if args.new_tokenizer else "architecture and tokenizer"
+        raise ValueError(f"--init-from {args.init_from} brings {brought} of its own: leave out {', '.join(refused)}")
     for name, value in found.items():
         args[name] = value
     return model.train()

@@ -54,10 +54,10 @@ class LossConfig:
         consistency: weight of the divergence between what is recognised in two views of a batch, each under masks of
             its own (CR-CTC, Yao et al. 2024, arXiv:2410.05101); with 0 there is one view.
         windowed: share of the steps in which the second view, or the only one, is seen through windows of a size
-            drawn at random, as a live recogniser would see it. The first of two views always has full context, so that
-            what windows give is drawn to what full context does.
+            drawn at random, as a live recogniser would see it. The first of two views always has full context.
         window_frames: size of those windows, chunk and lookahead, in frames of the encoder: least and most.
-        lookahead: share of a window that is lookahead, least and most.
+        lookahead: share of a window that is lookahead, least and most; never more than twice the chunk, as the work of
+            a step grows with it.
     """
 
     consistency: float = 0.2
@@ -80,8 +80,8 @@ class LossConfig:
             return 0, 0
         low, high = self.window_frames
         size = round(low * (high / low) ** generator.random())
-        lookahead = min(round(size * generator.uniform(*self.lookahead)), size - 1)
-        return size - lookahead, lookahead
+        chunk = max(size - round(size * generator.uniform(*self.lookahead)), -(-size // 3))
+        return chunk, size - chunk
 
 
 class SpeechTask(pl.LightningModule):
@@ -112,6 +112,7 @@ class SpeechTask(pl.LightningModule):
         self.loss = loss or LossConfig()
         self.spec_augment = masks or SpecAugment()
         self.seed = seed
+        self._random = random.Random(seed)
         # hits, substitutions, deletions, insertions over the validation so far; then its loss and utterances
         self._validation = torch.zeros(6, dtype=torch.float64)
 

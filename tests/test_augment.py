@@ -50,6 +50,20 @@ def test_whatever_comes_out_is_finite_speech_of_about_the_same_length(samples, k
     assert torch.equal(found, again)
 
 
+def test_it_does_not_depend_on_the_number_of_threads():
+    """Loader processes have one, the training itself has all."""
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            config = AugmentConfig(noise=1, reverb=1, channel=1, band=1)
+            found.append([Augmented(config, str(i))(signal(30_000, i)) for i in range(5)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *found))
+
+
 def test_another_key_is_another_change():
     waveform = signal()
     found = [Augmented(AugmentConfig(noise=1.0), key)(waveform)[:1_000] for key in ("0 1 a", "0 2 a", "0 1 b", "1 1 a")]
@@ -69,6 +83,14 @@ def test_noise_is_as_loud_as_its_ratio_says(snr, key):
     waveform = signal()
     noise = changed(waveform, key, noise=1.0, snr_db=(snr, snr)) - waveform
     assert decibels(power(waveform) / power(noise)) == pytest.approx(snr, abs=0.1)
+
+
+def test_padding_does_not_make_noise_quieter():
+    """A word of 0.14 s used to get 2 to 6 dB less of it, as its level was taken with the silence around it."""
+    for key in map(str, range(20)):
+        found = changed(signal(2_240), key, noise=1.0, snr_db=(10.0, 10.0), padding_seconds=0.2)
+        silent = changed(signal(2_240), key, padding_seconds=0.2)
+        assert decibels(power(signal(2_240)) / power(found - silent)) == pytest.approx(10, abs=0.1)
 
 
 def test_noises_differ_in_colour():

@@ -19,11 +19,11 @@ LAYERS = [
     *("transcribe",),
     *("model",),
     *("evaluation",),
-    *("task",),
+    *("task", "average"),
     *("recipe",),
     *("cli",),
 ]
-TRAINING = {"task", "recipe"}  # the modules that may know Lightning
+TRAINING = {"task", "average", "recipe"}  # the modules that may know Lightning
 
 
 def _module(path: Path) -> str:

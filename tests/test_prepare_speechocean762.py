@@ -287,7 +287,8 @@ def test_fetches_from_the_next_address_when_one_fails(
     for _ in range(2):  # the second time nothing is fetched
         manifests = recipe.prepare(None, tmp_path / "out", tmp_path / "downloads")
         assert [len(read(path)) for path in manifests.values()] == [2, 2, 2]
-        shutil.rmtree(tmp_path / "downloads/127.0.0.1", ignore_errors=True)  # the extraction will do
+        for archive in (tmp_path / "downloads").glob("speechocean762-*/*.tar.gz"):  # the extraction will do
+            archive.unlink()
     assert asked == paths[:2]
 
 

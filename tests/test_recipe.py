@@ -158,12 +158,24 @@ def test_sigterm_stops_two_processes(corpus: Path, tmp_path: Path, ranks: str) -
 
 
 def test_finished_run_is_measured_again_without_training(corpus: Path, whole: Path) -> None:
-    before = (whole / "model.safetensors").read_bytes()
+    before = _weights(whole)
     again = _train(corpus, whole)
     assert again.returncode == 0, again.stderr
     assert "WER" in again.stdout
-    assert load_file(whole / "model.safetensors").keys() == _weights(whole).keys()
-    assert len((whole / "model.safetensors").read_bytes()) == len(before)
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_the_average_is_kept_and_not_the_last_weights(whole: Path) -> None:
+    checkpoint = torch.load(whole / "last.ckpt", weights_only=True)
+    last = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    average = checkpoint["callbacks"]["WeightAverage"]["average"]
+    names = [name for name, _ in load_model(whole).named_parameters()]
+    found = _weights(whole)
+    for name, tensor in zip(names, average, strict=True):
+        assert torch.equal(found[name], tensor), name
+    assert any(not torch.equal(found[name], last[name]) for name in names)
+    assert torch.equal(found["features.mean"], last["features.mean"])
 
 
 def test_other_settings_are_refused_in_the_same_folder(corpus: Path, whole: Path) -> None:
