@@ -51,7 +51,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], dict[str
         model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
         model.features.mean.fill_(-5.0)
         model.features.scale.fill_(0.5)
-        model.training_data = {"seed": seed, "epochs": 1}
+        settings = {"seed": seed, "max_epochs": 1, "model": {"num_layers": 2}}
+        model.training_data = {"settings": settings}
         model.save(folder / f"{seed}/model.safetensors")
         models.append(folder / f"{seed}")
     speakers = {
@@ -97,7 +98,7 @@ def test_what_is_measured_ships_with_its_card(
     monkeypatch.setattr(sys, "argv", ["ship.py", *map(str, models), "--output-dir", str(tmp_path / "out")])
     recipe["ship"].main()
     first, second = json.loads((tmp_path / "out/results.json").read_text())
-    assert (first["training"]["seed"], second["training"]["seed"]) == (0, 1)
+    assert [result["training"]["settings"]["seed"] for result in (first, second)] == [0, 1]
     assert len(first["rows"]) == len(second["rows"]) == 3 * 4
     assert [row["words"]["reference"] for row in first["rows"]] == [6] * 4 + [4] * 4 + [6] * 4
     assert first["without_speech"]["utterances"] == 3
@@ -131,9 +132,26 @@ def test_a_model_that_is_too_large_does_not_ship(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recipe["ship"], "MOST_BYTES", 1_000)
+    monkeypatch.setattr(recipe["ship"], "manifests_of", lambda _: made[1])
     monkeypatch.setattr(sys, "argv", ["ship.py", str(made[0][0]), "--output-dir", str(tmp_path)])
     with pytest.raises(ValueError, match=r"has \d+ bytes, expected at most 1000: train a smaller model"):
         recipe["ship"].main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_differ_in_more_than_their_seed_do_not_ship_together(
+    recipe: dict[str, ModuleType], made: tuple[list[Path], dict[str, Path]], tmp_path: Path
+) -> None:
+    recipe["ship"].check_settings(made[0])
+    model = sru_asr.load_model(made[0][1])
+    model.training_data["settings"]["max_epochs"] = 2
+    model.save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors was trained with other max_epochs than"):
+        recipe["ship"].check_settings([made[0][0], tmp_path / "other.safetensors"])
+    model.training_data = {}
+    model.save(tmp_path / "unknown.safetensors")
+    with pytest.raises(ValueError, match="does not say how it was trained"):
+        recipe["ship"].check_settings([tmp_path / "unknown.safetensors"])
 
 
 @pytest.mark.skipif(not CORPORA.is_dir(), reason=f"the corpora are not at {CORPORA}")

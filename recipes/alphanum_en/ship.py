@@ -7,14 +7,19 @@ example: python recipes/alphanum_en/ship.py runs/alphanum_en runs/seed1 runs/see
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from evaluate import manifests_of, measure
-from prepare import add_folders
+from prepare import ROOT, add_folders
+
+sys.path.append(str(ROOT / "benchmarks"))
+from context import context
 
 from sru_asr.cli import run
 
@@ -57,19 +62,24 @@ def group_table(rows: list[dict[str, Any]]) -> list[str]:
         for prefix, group in GROUPS[row["set"]].items():
             members = [counts for name, counts in row["speakers"].items() if name.startswith(prefix)]
             words, errors = (sum(counts[key] for counts in members) for key in ("reference", "errors"))
+            if not words:
+                raise ValueError(f"{row['set']}: expected speakers whose names begin with {prefix}, found none")
             lines.append(f"| {NAMES[row['set']]} | {group}, {len(members)} | {words} | {100 * errors / words:.2f} % |")
     return lines
 
 
 def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
     """The model card, from `card.md`."""
-    training, silence = results[0]["training"], results[0]["without_speech"]
+    settings, silence = results[0]["training"]["settings"], results[0]["without_speech"]
     return Template(CARD.read_text()).substitute(
         parameters=f"{parameters / 1e6:.1f}",
         megabytes=f"{size / 1e6:.1f}",
-        epochs=training["epochs"],
-        seed=training["seed"],
-        seeds=", ".join(str(result["training"]["seed"]) for result in results),
+        layers=settings["model"]["num_layers"],
+        epochs=settings["max_epochs"],
+        seed=settings["seed"],
+        seeds=", ".join(str(result["training"]["settings"]["seed"]) for result in results),
+        date=results[0]["date"][:10],
+        commit=results[0]["commit"],
         latencies="\n".join(latency_table(results)),
         groups="\n".join(group_table(results[0]["rows"])),
         noises=silence["utterances"],
@@ -77,8 +87,31 @@ def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
     )
 
 
+def check_settings(models: list[Path]) -> None:
+    """Refuses models that differ in more than their seed.
+
+    Raises:
+        ValueError: They do, or do not say how they were trained.
+    """
+    from sru_asr.model import load_model
+
+    first: dict[str, Any] = {}
+    for path in models:
+        settings = load_model(path).training_data.get("settings")
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"{path} does not say how it was trained: expected a model of recipes/alphanum_en/train.py"
+            )
+        others = {key: value for key, value in settings.items() if key != "seed"}
+        first = first or others
+        if different := [key for key in {**first, **others} if first.get(key) != others.get(key)]:
+            raise ValueError(
+                f"{path} was trained with other {', '.join(different)} than {models[0]}: give other seeds of it"
+            )
+
+
 def main() -> None:
-    """Parses the command line, prepares, writes the half-precision copy, measures it, writes its card."""
+    """Parses the command line, measures a half-precision copy and the other seeds, puts copy and card in the package."""
     import torch
 
     from sru_asr.model import CHECKPOINT_NAME, SHIPPED, load_model
@@ -88,18 +121,23 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=SHIPPED, help="default: %(default)s")
     add_folders(parser)
     arguments = parser.parse_args()
-    output = arguments.output_dir / CHECKPOINT_NAME
-    load_model(arguments.models[0]).save(output, torch.float16)
-    size = output.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{output} has {size} bytes, expected at most {MOST_BYTES}: train a smaller model")
+    check_settings(arguments.models)
     manifests = manifests_of(arguments)
-    # The copy is measured, not what it was made of.
-    results = [measure(path, manifests) for path in (output, *arguments.models[1:])]
-    (arguments.output_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    parameters = sum(parameter.numel() for parameter in load_model(output).parameters())
-    (arguments.output_dir / "README.md").write_text(card(results, parameters, size))
-    print(f"written: {output} ({size / 1e6:.1f} MB), results.json, README.md")
+    with TemporaryDirectory() as folder:  # the package changes when all is done, or not at all
+        copy = Path(folder) / CHECKPOINT_NAME
+        model = load_model(arguments.models[0])
+        model.save(copy, torch.float16)
+        size = copy.stat().st_size
+        if size > MOST_BYTES:
+            raise ValueError(f"the copy has {size} bytes, expected at most {MOST_BYTES}: train a smaller model")
+        results = [context() | measure(path, manifests) for path in (copy, *arguments.models[1:])]
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        (Path(folder) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (Path(folder) / "README.md").write_text(card(results, parameters, size))
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        for path in Path(folder).iterdir():
+            shutil.copyfile(path, arguments.output_dir / path.name)
+    print(f"written to {arguments.output_dir}: model ({size / 1e6:.1f} MB), results.json, README.md")
 
 
 if __name__ == "__main__":
