@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sru_asr.sru import SRU, SRULayer
     from sru_asr.stream import Stream
     from sru_asr.transcribe import Transcript
+    from sru_asr.windows import window_of
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOMES = {
     "Transcript": "transcribe",
     "load_model": "model",
     "Stream": "stream",
+    "window_of": "windows",
     "recurrence": "ops",
     "recurrence_reference": "ops",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "load_model",
     "recurrence",
     "recurrence_reference",
+    "window_of",
 ]
 
 

@@ -265,6 +265,8 @@ def _evaluate(args: argparse.Namespace) -> int:
                         "precision": args.precision,
                         "device": args.device,
                         "latency_ms": args.latency,
+                        "chunk": window[0],
+                        "lookahead": window[1],
                         **evaluation.to_dict(),
                     },
                     indent=1,
@@ -329,7 +331,7 @@ def split_parser(recipe: str, description: str | None, splits: Sequence[str], sp
     """
     parser = argparse.ArgumentParser(
         description=description,
-        epilog="Further options are those of `sru-asr evaluate`: --json, --alignments, --speakers.",
+        epilog="Further options are those of `sru-asr evaluate`: --latency, --json, --alignments, --speakers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default=f"runs/{recipe}", help="default: %(default)s")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -100,6 +101,9 @@ def flac_copies(utterances: Iterable[Utterance], folder: Path) -> list[Utterance
     Args:
         utterances: The rows of the corpus.
         folder: Where copies go; those that are there and not older than their source are kept.
+
+    Raises:
+        AudioError: A file cannot be decoded.
     """
     utterances = list(utterances)
     with threads() as pool:
@@ -118,7 +122,7 @@ def _flac_copy(utterance: Utterance, folder: Path) -> Utterance:
     if not copy.is_file() or copy.stat().st_mtime < utterance.audio.stat().st_mtime:
         waveform = read(utterance.audio)
         folder.mkdir(parents=True, exist_ok=True)
-        part = copy.with_suffix(".part")
+        part = copy.with_suffix(f".{os.getpid()}.part")  # others may prepare the same corpus
         soundfile.write(part, waveform / waveform.abs().max().clamp(min=1), SAMPLE_RATE, format="FLAC")
         part.replace(copy)
     return utterance._replace(audio=copy)

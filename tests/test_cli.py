@@ -225,7 +225,7 @@ def test_evaluate_through_windows(capsys, folder, tmp_path):
         status, _, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", path, *options)
         assert status == 0
         found[latency] = json.loads(path.read_text())
-        assert found[latency]["latency_ms"] == latency
+        assert [found[latency][name] for name in ("latency_ms", "chunk", "lookahead")] == [latency, *window]
         expected = evaluate(model, cuts, chunk=window[0], lookahead=window[1])
         assert [r["hypothesis"] for r in found[latency]["results"]] == [r.hypothesis for r in expected.results]
     assert found[None]["results"] != found[320]["results"]

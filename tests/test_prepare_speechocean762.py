@@ -7,10 +7,6 @@ import os
 import random
 import shutil
 import tarfile
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,30 +80,6 @@ def read(manifest: Path) -> list[dict[str, Any]]:
 def source(cut: dict[str, Any]) -> Path:
     """The audio file of a cut."""
     return Path(cut["recording"]["sources"][0]["source"])
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    """Serves the folder `served`: where, and the paths asked for."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    asked = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            super().do_GET()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    (tmp_path / "served").mkdir()
-    handler = partial(Handler, directory=tmp_path / "served")
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", asked
-        running.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("suffix", [".WAV", ".wav", ".flac", ".opus"])

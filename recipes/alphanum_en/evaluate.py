@@ -141,6 +141,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     add_folders(parser)
     arguments = parser.parse_args()
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise ValueError(f"--json: there is no folder {arguments.json.parent} to write {arguments.json.name} into")
     manifests = manifests_of(arguments)
     results = [measure(path, manifests, arguments.splits) for path in arguments.models]
     if arguments.json is not None:

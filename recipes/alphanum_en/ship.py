@@ -111,7 +111,7 @@ def check_settings(models: list[Path]) -> None:
 
 
 def main() -> None:
-    """Parses the command line, measures a half-precision copy and the other seeds, puts copy and card in the package."""
+    """Parses the command line, measures a half-precision copy and the other seeds, puts copy and card into place."""
     import torch
 
     from sru_asr.model import CHECKPOINT_NAME, SHIPPED, load_model
