@@ -109,7 +109,7 @@ def test_each_view_learns_from_the_other_and_moves_it_not():
 
 
 def test_utterances_without_words_are_learned_from():
-    task, batch = make_task(windowed=0.0), make_batch(("", "STOP HERE", ""))
+    task, batch = make_task(consistency=0.2, windowed=0.0), make_batch(("", "STOP HERE", ""))
     loss = step(task, batch)
     loss.backward()
     assert torch.isfinite(loss)
