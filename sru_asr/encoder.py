@@ -9,18 +9,20 @@ from sru_asr.features import whole
 from sru_asr.sru import SRU
 
 # Features before those that a frame stands for, and that it sees, too; by the factors of subsampling there are.
-PAST_FEATURES = {2: 5, 4: 3}
+PAST_FEATURES = {2: 7, 4: 5}
 FACTORS = tuple(PAST_FEATURES)
 
 
 class Subsampling(nn.Module):
-    """Two 3 x 3 convolutions that stride over time and frequency, then a projection to the encoder's width.
+    """Three 3 x 3 convolutions that stride over time and frequency, then a projection to the encoder's width.
+
+    The first keeps every 10 ms, because the bursts that tell some consonants apart last no longer.
 
     Frame t stands for the features from `factor` t to `factor` (t + 1) - 1, and sees none behind them.
 
     Args:
         n_mels: mel bands of the features.
-        channels: channels of both convolutions.
+        channels: channels of the second convolution; the first has half, the third twice as many.
         width: width of the output.
         factor: features to a frame, 4 or 2.
     """
@@ -30,10 +32,12 @@ class Subsampling(nn.Module):
         if factor not in FACTORS:
             raise ValueError(f"expected a subsampling factor of {' or '.join(map(str, FACTORS))}, found {factor}")
         self.factor = factor
-        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        # Where it does not stride over time, all of its past but what it stands for lies before it.
-        self.second = nn.Conv2d(channels, channels, 3, stride=(factor // 2, 2), padding=(1 if factor == 4 else 0, 1))
-        self.project = nn.Linear(channels * ((n_mels + 3) // 4), width)
+        half = max(channels // 2, 1)
+        # Over time they are padded in `_convolve`, on the left as far as possible.
+        self.first = nn.Conv2d(1, half, 3, stride=(1, 2), padding=(0, 1))
+        self.second = nn.Conv2d(half, channels, 3, stride=2, padding=(0, 1))
+        self.third = nn.Conv2d(channels, 2 * channels, 3, stride=(factor // 2, 2), padding=(0, 1))
+        self.project = nn.Linear(2 * channels * ((n_mels + 7) // 8), width)
 
     @property
     def past_frames(self) -> int:
@@ -49,16 +53,30 @@ class Subsampling(nn.Module):
         if features.shape[1] == 0:  # which a convolution refuses
             return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
         # Channels last in memory, which convolutions on CPUs and in bfloat16 want: else they copy.
-        x = self.first(features.unsqueeze(-1).permute(0, 3, 1, 2)).relu_()
+        x = features.unsqueeze(-1).permute(0, 3, 1, 2)
+        x = _without_padding(_convolve(self.first, x), lengths)
         halved = torch.div(lengths + 1, 2, rounding_mode="floor")
-        # What the first makes of the padding must not leak into the second's last frame. By a product, because its
-        # backward pass costs half of that of masked_fill.
-        if not whole(x.shape[2], halved):
-            x = x * (torch.arange(x.shape[2], device=x.device) < halved[:, None])[:, None, :, None].to(x.dtype)
-        if self.factor == 2:
-            x = nn.functional.pad(x, (0, 0, 2, 0))
-        x = self.second(x).relu_()
+        x = _without_padding(_convolve(self.second, x), halved)
+        x = _convolve(self.third, x)
         return self.project(x.transpose(1, 2).flatten(2)), self.lengths(lengths)
+
+
+def _convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve (batch, channels, frames, bands), three frames at a time, so that none sees behind its own stride."""
+    stride = layer.stride[0]
+    last = (-x.shape[2]) % stride  # of an odd number of frames the last is alone in its stride
+    return layer(nn.functional.pad(x, (0, 0, 3 - stride, last))).relu_()
+
+
+def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Make zero what a convolution makes of the frames behind each length, as the next one would see it.
+
+    By a product, because its backward pass costs half of that of masked_fill.
+    """
+    if whole(x.shape[2], lengths):
+        return x
+    inside = torch.arange(x.shape[2], device=x.device) < lengths[:, None]
+    return x * inside[:, None, :, None].to(x.dtype)
 
 
 class Encoder(nn.Module):
