@@ -20,7 +20,7 @@ def main() -> None:
     parser = training_parser(
         "alphanum_en",
         __doc__,
-        trainer__max_epochs=40,
+        trainer__max_epochs=24,
         data__max_batch_seconds=30.0,
         data__vocab_size=150,
         model__hidden_size=208,
