@@ -262,7 +262,7 @@ def noises(tmp_path_factory):
 def test_hypotheses_do_not_depend_on_the_size_of_batches(model, noises, window):
     chunk, lookahead = window
     expected = evaluate(model, noises, max_batch_seconds=0.1, chunk=chunk, lookahead=lookahead)
-    assert len({result.hypothesis for result in expected.results}) == 7
+    assert len({result.hypothesis for result in expected.results}) > 2  # there is something to tell apart
     for max_batch_seconds in (3.5, 7.0, 1_000.0):
         found = evaluate(model, noises, max_batch_seconds=max_batch_seconds, chunk=chunk, lookahead=lookahead)
         assert found == expected
