@@ -258,7 +258,7 @@ def test_large_numbers_stay_finite(dtype, highway):
     truth = run(recurrence_reference, cast(arguments, torch.float64), others, cast(gradients, torch.float64))
     for name, want in truth.items():
         assert actual[name].isfinite().all(), name
-        # Where a gate is 1 - 1e-7 instead of 1, each frame multiplies a gradient by up to 1e8 times the difference: they
+        # Where a gate is 1 - 1e-7 instead of 1, each frame multiplies gradients by up to 1e8 times the difference. They
         # are compared where numbers are sane.
         if name not in {"h", "final state"}:
             continue
