@@ -106,6 +106,14 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
         action="store_true",
         help="with --init-from: keep the encoder alone; tokenizer and head are made anew for these transcripts",
     )
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MANIFEST",
+        help="train on these, too: manifests that another recipe's prepare.py has written",
+    )
     parser.add_argument("--checkpoint-steps", type=int, default=1000, help="save this often within an epoch, too")
     parser.add_argument(
         "--restart", action="store_true", help="discard what --output-dir holds instead of going on from it"
@@ -162,10 +170,16 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     keep_freed_memory()
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
         manifests = prepare(args)
+        manifests["train"] = [*manifests["train"], *args.also]
         settings = _settle(args, manifests, output)
     train_cuts, dev_cuts = (
         CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
     )
+    if shared := {cut.id for cut in train_cuts} & {cut.id for cut in dev_cuts}:
+        raise ValueError(
+            f"{len(shared)} utterances of the development set are trained on as well ({min(shared)}, ...): "
+            "its WER would say nothing; leave them out of --also"
+        )
     pl.seed_everything(args.seed, verbose=False)
     if model is None or args.new_tokenizer:
         model = _new_model(config, data, train_cuts, model)

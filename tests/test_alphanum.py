@@ -216,6 +216,17 @@ def test_plan_follows_from_its_seed_and_grows_at_its_end():
     assert all(0.8 <= u.speed <= 1.25 for u in plan)
 
 
+def test_kinds_of_texts_can_be_chosen():
+    voices = ["af_bella", "am_echo"]
+    alone = maker.plan(3000, voices, 3, blended=True, kinds=["alone"], name="alone")
+    said = Counter(u.text for u in alone)
+    assert said.keys() == {*maker.LETTERS, *maker.UNITS[:10]}
+    assert min(said[digit] for digit in maker.UNITS[:10]) > max(said[letter] for letter in maker.LETTERS)  # twice
+    assert [alone[0].name, alone[-1].name] == ["alone-0000", "alone-2999"]
+    months = {u.text.split()[0] for u in maker.plan(500, voices, 3, kinds=["date", "answer"])}
+    assert months == {*maker.MONTHS, *maker.ANSWERS}
+
+
 def test_blends_mix_two_voices_of_one_accent():
     voices = ["af_bella", "am_echo", "af_nova", "bm_fable", "bf_alice"]
     plan = maker.plan(200, voices, 3, blended=True)

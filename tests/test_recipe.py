@@ -213,6 +213,20 @@ def test_a_new_tokenizer_without_a_model_is_refused(corpus: Path, tmp_path: Path
     assert "--new-tokenizer is for --init-from" in result.stderr
 
 
+def test_other_manifests_are_trained_on_too_but_for_the_development_set(corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other/more.jsonl.gz"
+    write_cuts([Utterance("more", corpus / "0.wav", "MORE", "s")], other)
+    result = _train(corpus, tmp_path / "run", "--also", str(other), "--trainer.max_epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert "on 17 utterances" in result.stdout
+    training = load_model(tmp_path / "run").training_data
+    assert training["manifests"]["train"][1:] == ["other/more.jsonl.gz"]
+    assert training["settings"]["data_sets"]["train"][1:] == ["other"]
+    result = _train(corpus, tmp_path / "dev", "--also", str(corpus / "dev.jsonl.gz"))
+    assert result.returncode == 1
+    assert "4 utterances of the development set are trained on as well (u16, ...)" in result.stderr
+
+
 def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: Path) -> None:
     """Whatever a recipe's own defaults are; what was asked for besides used to be recorded and ignored."""
     config = ModelConfig(channels=4, hidden_size=16, num_layers=2)

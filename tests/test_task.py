@@ -65,16 +65,19 @@ def test_with_one_view_the_loss_is_ctc_per_token():
 
 
 def test_windows_are_what_the_encoder_gets():
-    task, batch = make_task(consistency=0.0, windowed=1.0, window_frames=(6, 6), lookahead=(0.5, 0.5)), make_batch()
-    expected = (ctc(task, batch, 3, 3) / batch.target_lengths).mean()
+    task, batch = make_task(consistency=0.0, windowed=1.0, lookahead=(8, 8)), make_batch()
+    chunk, lookahead = task.loss.draw_window(random.Random(0))
+    assert chunk != lookahead == 8
+    expected = (ctc(task, batch, chunk, lookahead) / batch.target_lengths).mean()
     assert_close(step(task, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_two_views_are_averaged_and_drawn_together():
-    options = {"windowed": 1.0, "window_frames": (4, 4), "lookahead": (0.5, 0.5)}
+    options = {"windowed": 1.0, "lookahead": (2, 2)}
     task, batch = make_task(consistency=0.3, **options), make_batch()
-    losses = (ctc(task, batch) + ctc(task, batch, 2, 2)) / 2
-    (first, lengths), (second, _) = (task.model(batch.waveforms, batch.lengths, *w) for w in ((0, 0), (2, 2)))
+    window = task.loss.draw_window(random.Random(0))
+    losses = (ctc(task, batch) + ctc(task, batch, *window)) / 2
+    (first, lengths), (second, _) = (task.model(batch.waveforms, batch.lengths, *w) for w in ((0, 0), window))
     divergence = []
     for a, b, length in zip(first, second, lengths.tolist(), strict=True):
         a, b = a[:length], b[:length]
@@ -121,17 +124,30 @@ def test_utterances_without_words_are_learned_from():
 
 
 def test_windows_are_drawn_within_their_limits():
-    config = LossConfig(windowed=0.6, window_frames=(4, 16), lookahead=(0.4, 0.7))
+    config = LossConfig(windowed=0.6, lookahead=(2, 12))
     generator = random.Random(0)
     drawn = [config.draw_window(generator) for _ in range(5_000)]
     windows = [window for window in drawn if window != (0, 0)]
     assert len(windows) == pytest.approx(3_000, abs=150)
-    assert {chunk + lookahead for chunk, lookahead in windows} == set(range(4, 17))
+    assert {lookahead for _, lookahead in windows} == set(range(2, 13))
     for chunk, lookahead in windows:
         assert chunk >= 1
-        assert 0.4 * (chunk + lookahead) - 0.5 <= lookahead <= min(0.7 * (chunk + lookahead) + 0.5, 2 * chunk)
-    # Small windows, which are harder, are drawn as often as large ones: half of them lie below the geometric mean.
-    assert sum(chunk + lookahead < 8 for chunk, lookahead in windows) == pytest.approx(1_380, abs=150)
+        assert 0.75 * lookahead - 0.5 <= chunk <= 1.5 * lookahead + 0.5
+    # Short ones, which are harder, are drawn as often as long ones: half of them lie below the geometric mean.
+    assert sum(lookahead < 5 for _, lookahead in windows) == pytest.approx(1_350, abs=150)
+
+
+def test_half_the_layers_guess_too():
+    """The head on the states after half of the layers, computed here by a model that has no others."""
+    for windows in ({"windowed": 0.0}, {"windowed": 1.0, "lookahead": (3, 3)}):
+        task, batch = make_task(intermediate=0.3, **windows), make_batch()
+        window = task.loss.draw_window(random.Random(0))
+        whole = ctc(task, batch, *window)
+        half = make_task()
+        half.model.load_state_dict(task.model.state_dict())
+        del half.model.encoder.sru.layers[1:]
+        expected = ((0.7 * whole + 0.3 * ctc(half, batch, *window)) / batch.target_lengths).mean()
+        assert_close(step(task, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +155,9 @@ def test_windows_are_drawn_within_their_limits():
     [
         ({"consistency": -1.0}, "consistency must be from 0"),
         ({"windowed": 1.1}, "windowed from 0 to 1"),
-        ({"window_frames": (0, 4)}, "window_frames must be two numbers from 1"),
-        ({"window_frames": (8, 4)}, "window_frames"),
-        ({"lookahead": (0.5, 1.0)}, "lookahead must be two shares"),
+        ({"lookahead": (0, 4)}, "lookahead must be two numbers of frames from 1"),
+        ({"lookahead": (8, 4)}, "lookahead"),
+        ({"intermediate": 1.0}, "intermediate must be from 0"),
     ],
 )
 def test_losses_that_make_no_sense_are_refused(options, message):

@@ -149,13 +149,20 @@ def answer(rng: random.Random) -> str:
     return f"{word} {number_words(rng.randint(10, 99))}" if rng.random() < 0.4 else word
 
 
-# The shares of the corpus that ships, in percent.
+def alone(rng: random.Random) -> str:
+    """A digit or a letter by itself, cut close as on a telephone's menu."""
+    return rng.choice((*UNITS[:10], *UNITS[:10], *LETTERS))
+
+
+# The shares of the corpus that ships, in percent; of `alone` it has a part of its own.
 KINDS = {spelling: 30, digits: 21, date: 18, house_number: 12, edit: 15, answer: 4}
+ALL_KINDS = {kind.__name__: kind for kind in (*KINDS, alone)}
 
 
-def sentence(rng: random.Random) -> str:
-    """Draws one text, of the letters A to Z and single spaces only."""
-    (kind,) = rng.choices(tuple(KINDS), weights=tuple(KINDS.values()))
+def sentence(rng: random.Random, only: Sequence[str] = ()) -> str:
+    """Draws one text, of the letters A to Z and single spaces only; of the kinds named, or all in their shares."""
+    shares = {ALL_KINDS[name]: KINDS.get(ALL_KINDS[name], 1) for name in only} or KINDS
+    (kind,) = rng.choices(tuple(shares), weights=tuple(shares.values()))
     return kind(rng)
 
 
@@ -173,7 +180,14 @@ def parts(voice: str) -> dict[str, float]:
     return {name: int(share) / 100 for name, _, share in (part.partition(":") for part in voice.split("+"))}
 
 
-def plan(n_utterances: int, voices: Sequence[str], seed: int, blended: bool = False) -> list[Utterance]:
+def plan(
+    n_utterances: int,
+    voices: Sequence[str],
+    seed: int,
+    blended: bool = False,
+    kinds: Sequence[str] = (),
+    name: str = "",
+) -> list[Utterance]:
     """Decides what is said, by whom and how fast: the voices take turns, the rest is drawn.
 
     Each utterance has a generator of its own, so that those of a shorter plan are the first of a longer one.
@@ -182,9 +196,9 @@ def plan(n_utterances: int, voices: Sequence[str], seed: int, blended: bool = Fa
     for index in range(n_utterances):
         voice = voices[index % len(voices)]
         rng = random.Random(f"{seed}/{index}")
-        speed, text = round(rng.uniform(*SPEEDS), 3), sentence(rng)
-        name = f"{'blend' if blended else voice}-{index:04d}"
-        utterances.append(Utterance(name, blend(voice, voices, rng) if blended else voice, speed, text))
+        speed, text = round(rng.uniform(*SPEEDS), 3), sentence(rng, kinds)
+        stem = f"{name or ('blend' if blended else voice)}-{index:04d}"
+        utterances.append(Utterance(stem, blend(voice, voices, rng) if blended else voice, speed, text))
     return utterances
 
 
@@ -359,6 +373,15 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
         "--voices", nargs="+", choices=VOICES, default=VOICES, metavar="VOICE", help=f"default: all, {' '.join(VOICES)}"
     )
     parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=ALL_KINDS,
+        default=(),
+        metavar="KIND",
+        help=f"of texts, of {', '.join(ALL_KINDS)} (default: all but alone, in the shares of the corpus that ships)",
+    )
+    parser.add_argument("--name", default="", help="what file names begin with (default: the voice, or blend)")
+    parser.add_argument(
         "--blend", action="store_true", help="give every utterance a voice of its own, mixed of two of one accent"
     )
     parsed = parser.parse_args(arguments)
@@ -373,7 +396,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     options = parse_arguments(arguments)
     try:
-        make(options.output, plan(options.utterances, options.voices, options.seed, options.blend), options.voices_dir)
+        utterances = plan(options.utterances, options.voices, options.seed, options.blend, options.kinds, options.name)
+        make(options.output, utterances, options.voices_dir)
     except (ValueError, ImportError, OSError) as error:
         print(f"make.py: {error}", file=sys.stderr)
         return 1
