@@ -23,6 +23,8 @@ CHANNEL_HERTZ = (60, 150, 400, 1000, 2500, 6000)
 BAND_HERTZ = (3300, 7000)
 # Noise has power falling with frequency to the power of 0 (white) to 2 (brown).
 NOISE_COLOURS = (0.0, 2.0)
+TRIM_SAMPLES = 160  # 10 ms
+TRIM_DB = (18.0, 40.0)  # below the loudest 10 ms
 QUIETEST = 1e-4  # root mean square below which there is no speech to set a noise against
 NO_SPEECH_DB = (-90.0, -20.0)  # levels of the noise where nothing is said, the lowest below all that 16 bits can hold
 
@@ -42,6 +44,8 @@ class AugmentConfig:
         channel_db: most that it adds or takes away anywhere.
         band: probability of an upper limit to the frequencies, as telephones have.
         gain_db: most by which the level changes.
+        trim: probability that what is quiet at both ends is cut off, faint consonants at times included, as recordings
+            of single words often have it.
         padding_seconds: most that is added on either side, silent but for the noise.
         no_speech: share of utterances replaced by noise of any level in which nothing is said.
     """
@@ -54,11 +58,12 @@ class AugmentConfig:
     channel_db: float = 8.0
     band: float = 0.15
     gain_db: float = 10.0
+    trim: float = 0.3
     padding_seconds: float = 0.2
     no_speech: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("noise", "reverb", "channel", "band", "no_speech"):
+        for name in ("noise", "reverb", "channel", "band", "trim", "no_speech"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment {name} must be a probability from 0 to 1, found {getattr(self, name)}")
         for name in ("channel_db", "gain_db", "padding_seconds"):
@@ -72,7 +77,7 @@ class AugmentConfig:
     @classmethod
     def none(cls) -> AugmentConfig:
         """Leaves audio as it is."""
-        return cls(noise=0, reverb=0, channel=0, band=0, gain_db=0, padding_seconds=0, no_speech=0)
+        return cls(noise=0, reverb=0, channel=0, band=0, gain_db=0, trim=0, padding_seconds=0, no_speech=0)
 
 
 class Augmented:
@@ -107,7 +112,7 @@ class Augmented:
         samples: Array = waveform.numpy()
         if self.has_speech:
             level = _rms(samples)
-            samples = self._padded(self._filtered(samples))
+            samples = self._padded(self._filtered(self._trimmed(samples)))
         else:
             level = 10 ** (draw(*NO_SPEECH_DB) / 20)
             samples = np.zeros_like(samples)
@@ -118,6 +123,17 @@ class Augmented:
 
     def _happens(self, probability: float) -> bool:
         return bool(self._random.random() < probability)
+
+    def _trimmed(self, samples: Array) -> Array:
+        """Without the blocks at both ends that are quieter than the loudest by more than something drawn."""
+        if not self._happens(self.config.trim):
+            return samples
+        blocks = samples[: len(samples) // TRIM_SAMPLES * TRIM_SAMPLES].reshape(-1, TRIM_SAMPLES)
+        power = np.square(blocks).mean(1)
+        if not power.size or power.max() < QUIETEST**2:
+            return samples
+        (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*TRIM_DB) / 10))
+        return samples[loud[0] * TRIM_SAMPLES : (loud[-1] + 1) * TRIM_SAMPLES]
 
     def _padded(self, samples: Array) -> Array:
         most = self.config.padding_seconds * SAMPLE_RATE

@@ -40,7 +40,7 @@ def test_by_default_something_happens_and_none_leaves_audio_as_it_is():
 @example(0, "", 0.5, 0)
 @example(1, "", 1.0, 0)
 def test_whatever_comes_out_is_finite_speech_of_about_the_same_length(samples, key, probability, seed):
-    config = AugmentConfig(noise=probability, reverb=probability, channel=probability, band=probability)
+    config = AugmentConfig(noise=probability, reverb=probability, channel=probability, band=probability, trim=0)
     waveform = signal(samples, seed)
     found = Augmented(config, key)(waveform)
     assert found.dtype == torch.float32
@@ -154,6 +154,26 @@ def test_padding_is_silent_and_on_both_sides():
     assert max(after) <= 1_600
     assert max(before) > 1_200
     assert max(after) > 1_200
+
+
+def test_trimming_cuts_what_is_quiet_at_the_ends_alone():
+    """By 60 dB always, by 30 dB for some keys, by 10 dB never; the pause in the middle stays."""
+    loud, faint = torch.full((1600,), 0.5), 0.5 * 10 ** (-60 / 20)
+    pause, quiet, medium = (torch.full((1600,), 0.5 * 10 ** (-level / 20)) for level in (60, 30, 10))
+    ends = torch.full((800,), faint)
+    waveform = torch.cat([ends, quiet, medium, loud, pause, loud, quiet, ends])
+    core, more = waveform[2400:8800], waveform[800:10_400]
+    found = [changed(waveform, str(i), trim=1.0) for i in range(200)]
+    lengths = {len(one) for one in found}
+    assert lengths == {len(core), len(more)}
+    for one in found:
+        assert torch.equal(one, core if len(one) == len(core) else more)
+    share = sum(len(one) == len(core) for one in found) / 200
+    assert share == pytest.approx((30 - 18) / (40 - 18), abs=0.12)
+    kept = sum(len(changed(waveform, str(i), trim=0.3)) == len(waveform) for i in range(500))
+    assert kept == pytest.approx(350, abs=45)
+    for nothing in (torch.zeros(0), torch.zeros(100), torch.zeros(4000)):
+        assert torch.equal(changed(nothing, trim=1.0), nothing)
 
 
 def test_where_nothing_is_said_nothing_is_left_of_the_speech():
