@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sru_asr.model import Recognizer
 
 OK, SOME_FAILED, UNUSABLE = 0, 1, 2
+MOST_FAULTS = 5
 T = TypeVar("T")
 
 
@@ -245,8 +246,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     with _autocast(model, args.precision):
         evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], progress=_progress)
     evaluation.faults[:0] = faults
-    for fault in evaluation.faults:
+    # Where nothing is right, it is another kind of file, and its first lines tell.
+    shown = evaluation.faults if evaluation.results else evaluation.faults[:MOST_FAULTS]
+    for fault in shown:
         print(f"sru-asr: {fault}", file=sys.stderr)
+    if rest := len(evaluation.faults) - len(shown):
+        print(f"sru-asr: ... and {rest} more", file=sys.stderr)
     for result in evaluation.results:
         if args.alignments == "all" or (args.alignments == "errors" and result.words.errors):
             print(f"{result.id}  {result.words.errors} of {result.words.reference} words wrong")

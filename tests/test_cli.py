@@ -300,6 +300,16 @@ def test_a_manifest_of_which_nothing_is_left(capsys, tmp_path, content, message)
     assert not out.exists()
 
 
+def test_of_a_text_for_a_manifest_only_the_first_lines_are_shown(capsys, tmp_path):
+    """Each of the 140 lines of a README used to get one of its own."""
+    path = tmp_path / "README.md"
+    path.write_text("once upon a time\n" * 140)
+    status, _, error = run(capsys, "evaluate", "--model", ".", "--manifest", path)
+    assert status == 2
+    assert len(error.splitlines()) == 7
+    assert error.splitlines()[5] == "sru-asr: ... and 135 more"
+
+
 def test_json_that_cannot_be_written_is_refused_before_the_work(capsys, tmp_path):
     for path, message in ((tmp_path / "no" / "a.json", "there is no folder"), (tmp_path, "is a folder")):
         status, output, error = run(capsys, "evaluate", "--model", "gone", "--manifest", "gone", "--json", path)
