@@ -28,19 +28,16 @@ struct Weights {
 // does not wait for it.
 template <bool kRough = false, class Number>
 SRU_ASR_INLINE Number cell_forward(const Inputs<Number>& u, const Weights<Number>& w, Number& c) {
-  Number f, r;
-  gates<kRough>(u.forget + w.b_forget + w.v_forget * c, u.reset + w.b_reset + w.v_reset * c, f, r);
-  c = u.candidate + f * (c - u.candidate);
-  return u.highway + r * (c - u.highway);
+  const auto gate = gates<kRough>(u.forget + w.b_forget + w.v_forget * c, u.reset + w.b_reset + w.v_reset * c);
+  c = u.candidate + gate.forget * (c - u.candidate);
+  return u.highway + gate.reset * (c - u.highway);
 }
 
 // The state alone, for a backward pass that makes it anew from one that was kept.
 template <bool kRough = false, class Number>
 SRU_ASR_INLINE void cell_state(const Number& candidate, const Number& forget, const Weights<Number>& w, Number& c) {
-  Number f, same;
-  const Number gate = forget + w.b_forget + w.v_forget * c;
-  gates<kRough>(gate, gate, f, same);
-  c = candidate + f * (c - candidate);
+  const Number before = forget + w.b_forget + w.v_forget * c;
+  c = candidate + gates<kRough>(before, before).forget * (c - candidate);
 }
 
 // Returns the gradient of the inputs; adds to those of the weights; grad_c comes in as the gradient of the state after
@@ -48,16 +45,14 @@ SRU_ASR_INLINE void cell_state(const Number& candidate, const Number& forget, co
 template <bool kRough = false, class Number>
 SRU_ASR_INLINE Inputs<Number> cell_backward(const Inputs<Number>& u, const Weights<Number>& w, Number c_before,
                                             Number grad_h, Number& grad_c, Weights<Number>& grad_w) {
-  Number f, r;
-  gates<kRough>(u.forget + w.b_forget + w.v_forget * c_before, u.reset + w.b_reset + w.v_reset * c_before, f, r);
+  const auto [f, r, not_f, not_r] =
+      gates<kRough>(u.forget + w.b_forget + w.v_forget * c_before, u.reset + w.b_reset + w.v_reset * c_before);
   const Number c = u.candidate + f * (c_before - u.candidate);
-  const Number one_minus_f = 1 - f;
-  const Number one_minus_r = 1 - r;
   const Number total_c = grad_c + grad_h * r;
   Inputs<Number> grad;
-  grad.highway = grad_h * one_minus_r;
+  grad.highway = grad_h * not_r;
   grad.reset = grad.highway * (c - u.highway) * r;
-  grad.candidate = total_c * one_minus_f;
+  grad.candidate = total_c * not_f;
   grad.forget = grad.candidate * (c_before - u.candidate) * f;
   grad_c = total_c * f + grad.forget * w.v_forget + grad.reset * w.v_reset;
   grad_w.v_forget += grad.forget * c_before;

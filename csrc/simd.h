@@ -175,7 +175,7 @@ SRU_ASR_INLINE V one_plus_exponential_rough(V x) {
 // Both gates for one division: sigmoid(a) = (1 + e^-b) / ((1 + e^-a)(1 + e^-b)). The clamp keeps the product finite and
 // changes a gate by less than 5e-18. A NaN in one makes both NaN.
 template <bool kRough, class V>
-SRU_ASR_INLINE void gates(V a, V b, V& f, V& r) {
+SRU_ASR_INLINE Gates<V> gates(V a, V b) {
   V one_plus_a, one_plus_b;
   if constexpr (kRough) {
     one_plus_a = one_plus_exponential_rough(a);
@@ -185,8 +185,8 @@ SRU_ASR_INLINE void gates(V a, V b, V& f, V& r) {
     one_plus_b = exponential(-clamp(b)) + 1;
   }
   const V inverse = 1 / (one_plus_a * one_plus_b);
-  f = one_plus_b * inverse;
-  r = one_plus_a * inverse;
+  const V f = one_plus_b * inverse, r = one_plus_a * inverse;
+  return {f, r, (one_plus_a - 1) * f, (one_plus_b - 1) * r};
 }
 
 }  // namespace sru_asr::SRU_ASR_VARIANT

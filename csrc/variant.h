@@ -11,3 +11,14 @@
 #ifndef SRU_ASR_VARIANT
 #error "define SRU_ASR_VARIANT (the name of the instruction set) before including any kernel header"
 #endif
+
+namespace sru_asr::SRU_ASR_VARIANT {
+
+// Both gates of an element, and what they leave to one: 1 - f is not good enough where f is all but one, as a gradient
+// may be the product of it and something large.
+template <class Number>
+struct Gates {
+  Number forget, reset, not_forget, not_reset;
+};
+
+}  // namespace sru_asr::SRU_ASR_VARIANT

@@ -134,7 +134,8 @@ class SpecAugment(nn.Module):
         n_frequency: frequency masks per utterance.
         frequency_width: greatest width of one, in mel bands.
         time_share: number of time masks per second of speech, so that long utterances get more.
-        time_width: greatest width of one, in frames.
+        time_width: greatest width of one, in frames; in short utterances a fifth of their length at most, or little
+            would be left of a single word.
     """
 
     def __init__(
@@ -156,9 +157,10 @@ class SpecAugment(nn.Module):
         if not self.training:
             return features
         _, frames, n_mels = features.shape
-        frequency = self._stripes(n_mels, self.n_frequency, self.frequency_width, torch.full_like(lengths, n_mels))
+        bands = torch.full_like(lengths, n_mels)
+        frequency = self._stripes(n_mels, self.n_frequency, torch.full_like(lengths, self.frequency_width), bands)
         n_time = int(frames / FRAMES_PER_SECOND * self.time_share) + 1
-        time = self._stripes(frames, n_time, self.time_width, lengths)
+        time = self._stripes(frames, n_time, (lengths // 5).clamp(max=self.time_width), lengths)
         # Masks are drawn for the longest utterance; a shorter one gets its share of them.
         if time is not None:
             wanted = (lengths / FRAMES_PER_SECOND * self.time_share).long() + 1
@@ -168,12 +170,12 @@ class SpecAugment(nn.Module):
             features = features.masked_fill(frequency.any(1)[:, None, :], 0)
         return features
 
-    def _stripes(self, size: int, count: int, width: int, lengths: Tensor) -> Tensor | None:
-        """(batch, count, size) bool: `count` stripes of 0 to `width`, each within its utterance's length."""
-        if count == 0 or width == 0:
+    def _stripes(self, size: int, count: int, most: Tensor, lengths: Tensor) -> Tensor | None:
+        """(batch, count, size) bool: `count` stripes within each utterance's length, of 0 to its `most` (batch,)."""
+        if count == 0:
             return None
         shape = (lengths.shape[0], count, 1)
-        widths = (torch.rand(shape, device=lengths.device) * (width + 1)).floor()
+        widths = (torch.rand(shape, device=lengths.device) * (most[:, None, None] + 1)).floor()
         room = (lengths[:, None, None] - widths + 1).clamp(min=0)
         starts = (torch.rand(shape, device=lengths.device) * room).floor()
         at = torch.arange(size, device=lengths.device)

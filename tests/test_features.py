@@ -224,7 +224,9 @@ def test_one_time_mask_lies_anywhere_within_its_utterance_and_not_behind():
     lengths[1_000:] = 12
     augment = SpecAugment(n_frequency=0, time_share=0.8, time_width=10)
     masks = np.array(masked_frames(augment(torch.ones(2_000, 50, 4), lengths)))
-    assert {tuple(runs(mask)) for mask in masks} == {(), *((n,) for n in range(1, 11))}
+    # A fifth of the utterance at most.
+    assert {tuple(runs(mask)) for mask in masks[:1_000]} == {(), *((n,) for n in range(1, 9))}
+    assert {tuple(runs(mask)) for mask in masks[1_000:]} == {(), (1,), (2,)}
     assert np.any(masks[:1_000], axis=0).tolist() == [True] * 40 + [False] * 10
     assert np.any(masks[1_000:], axis=0).tolist() == [True] * 12 + [False] * 38
 
@@ -238,8 +240,8 @@ def test_an_utterance_gets_as_many_time_masks_as_its_length_earns():
         assert mask.sum() <= 5 * (int(0.8 * lengths[i] / 100) + 1)
         most[i % 4] = max(most[i % 4], len(runs(mask)))
     # 0.8 a second and one: masks of width 0 and those that meet make fewer, of 50 utterances the best comes close.
-    assert (most <= [9, 5, 1, 1]).all()
-    assert (most >= [7, 4, 1, 1]).all()
+    assert (most <= [9, 5, 1, 0]).all()
+    assert (most >= [7, 4, 1, 0]).all()
 
 
 @settings(deadline=None, max_examples=50)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.ops import kernel_name, recurrence, recurrence_reference
+from sru_asr.ops import recurrence, recurrence_reference
 
 NAMES = ("u", "x", "weight_c", "bias", "initial_state")
 HIGHWAYS = ("none", "input", "projected")
@@ -258,9 +258,6 @@ def test_large_numbers_stay_finite(dtype, highway):
     truth = run(recurrence_reference, cast(arguments, torch.float64), others, cast(gradients, torch.float64))
     for name, want in truth.items():
         assert actual[name].isfinite().all(), name
-        # A known fault, older than this exception: with these kernels the gradients are finite and wrong (docs/log.md).
-        if kernel_name() in {"avx2", "baseline"} and name not in {"h", "final state"}:
-            continue
         error = (actual[name].double() - want).abs().max()
         assert error <= (2**-8 if actual[name].dtype == torch.bfloat16 else 1e-6) * want.abs().max() + 1e-6, name
 

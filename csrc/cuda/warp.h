@@ -220,12 +220,12 @@ Number reciprocal(Number x) {
 
 // As in simd.h: both gates for one division. Below -40 a gate is zero in any case; NaN stays.
 template <bool, class Number>
-SRU_ASR_DEVICE void gates(Number a, Number b, Number& f, Number& r) {
+SRU_ASR_DEVICE Gates<Number> gates(Number a, Number b) {
   const Number one_plus_a = exponential(-maximum(a, Number(-40))) + 1;
   const Number one_plus_b = exponential(-maximum(b, Number(-40))) + 1;
   const Number inverse = reciprocal(one_plus_a * one_plus_b);
-  f = one_plus_b * inverse;
-  r = one_plus_a * inverse;
+  const Number f = one_plus_b * inverse, r = one_plus_a * inverse;
+  return {f, r, (one_plus_a - 1) * f, (one_plus_b - 1) * r};
 }
 
 }  // namespace sru_asr::SRU_ASR_VARIANT
