@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -383,6 +384,35 @@ def run(work: Callable[[], T]) -> T:
         if os.environ.get("SRU_ASR_DEBUG"):
             raise
         sys.exit(f"error: {error}")
+
+
+def run_preparation(
+    prepare: Callable[[Path | None, Path, Path], object],
+    description: str | None,
+    example: str,
+    output_dir: Path,
+    download_dir: Path,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Be the command line of a recipe's prepare.py, of a corpus that can be fetched.
+
+    Args:
+        prepare: called with the folder of the corpus (None to fetch it), that of the manifests, and that of archives.
+        description: for the help text.
+        example: for its end.
+        output_dir: where manifests go by default.
+        download_dir: where archives go by default.
+        argv: the arguments; those of the process if None.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
+    parser.add_argument("--output-dir", type=Path, default=output_dir, help="default: %(default)s")
+    parser.add_argument("--download-dir", type=Path, default=download_dir, help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir, arguments.download_dir))
 
 
 if __name__ == "__main__":

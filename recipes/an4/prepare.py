@@ -3,14 +3,13 @@
 Writes the Lhotse manifests train.jsonl.gz, dev.jsonl.gz and, where the test part is present, test.jsonl.gz.
 """
 
-import argparse
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sru_asr.cli import run
+from sru_asr.cli import run_preparation
 from sru_asr.corpus import Utterance, numbered_lines, write_cuts
 from sru_asr.download import fetch
 
@@ -173,15 +172,7 @@ def _read_raw(path: Path) -> "np.ndarray":
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the preparation from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
-    parser.add_argument("--output-dir", type=Path, default=ROOT / "data/prepared/an4", help="default: %(default)s")
-    parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir, arguments.download_dir))
+    run_preparation(prepare, __doc__, EXAMPLE, ROOT / "data/prepared/an4", ROOT / "data/downloads", argv)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 Writes the Lhotse manifests train.jsonl.gz and dev.jsonl.gz.
 """
 
-import argparse
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sru_asr.cli import run
+from sru_asr.cli import run_preparation
 from sru_asr.corpus import Utterance, write_cuts
 from sru_asr.download import fetch
 
@@ -109,15 +108,7 @@ def _read(recordings: Path) -> list[Utterance]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the preparation from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
-    parser.add_argument("--output-dir", type=Path, default=ROOT / "data/prepared/fsdd", help="default: %(default)s")
-    parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir, arguments.download_dir))
+    run_preparation(prepare, __doc__, EXAMPLE, ROOT / "data/prepared/fsdd", ROOT / "data/downloads", argv)
 
 
 if __name__ == "__main__":
