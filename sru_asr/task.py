@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +19,6 @@ from sru_asr.decode import greedy
 from sru_asr.features import FRAMES_PER_SECOND, SpecAugment
 from sru_asr.metrics import word_errors
 from sru_asr.model import Recognizer
-from sru_asr.windows import fold
 
 # Of the windows that are trained with.
 CHUNK_TO_LOOKAHEAD = (0.75, 1.5)
@@ -64,14 +61,11 @@ class LossConfig:
         lookahead: frames of the encoder that a window has behind its chunk, least and most; the chunk has about as
             many. It is the lookahead that decides how well a frame is recognised (docs/log.md), and its share of the
             window how much a step computes twice. So live chunks are shorter than these.
-        intermediate: weight of a second CTC loss, on what the same head makes of the states halfway up the layers; the
-            first has the rest (InterCTC, Lee and Watanabe 2021, arXiv:2102.03216; 0.3 there).
     """
 
     consistency: float = 0.0
     windowed: float = 0.6
     lookahead: tuple[int, int] = (2, 12)
-    intermediate: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.consistency <= 10 or not 0 <= self.windowed <= 1:
@@ -79,8 +73,6 @@ class LossConfig:
         low, high = self.lookahead
         if not 1 <= low <= high <= 1000:
             raise ValueError(f"loss lookahead must be two numbers of frames from 1 to 1000, found {self.lookahead}")
-        if not 0 <= self.intermediate < 1:
-            raise ValueError(f"loss intermediate must be from 0 to below 1, found {self.intermediate}")
 
     def draw_window(self, generator: random.Random) -> tuple[int, int]:
         """Chunk and lookahead, in frames; (0, 0), which is full context, in some of the steps."""
@@ -135,37 +127,14 @@ class SpeechTask(pl.LightningModule):
         features, lengths = self.model.features(batch.waveforms, batch.lengths)
         window = self.loss.draw_window(self._random)
         windows = [(0, 0), window] if self.loss.consistency else [window]
-        views, losses = [], torch.zeros_like(features[:, 0, 0])
-        for size in windows:
-            with _inputs_of(self._halfway) as halfway:
-                views.append(self.model.log_probs(self.spec_augment(features, lengths), lengths, *size))
-            losses = losses + self._ctc_loss(views[-1], batch, halfway[0], *size) / len(windows)
+        views = [self.model.log_probs(self.spec_augment(features, lengths), lengths, *size) for size in windows]
+        losses = torch.stack([ctc_loss(*view, batch.targets, batch.target_lengths) for view in views]).mean(0)
         units = torch.maximum(batch.target_lengths, lengths / FRAMES_PER_SECOND)
         shown = (losses.detach() / units).mean()
         if self.loss.consistency:
             losses = losses + self.loss.consistency * _divergence(views[0][0], views[1][0], views[0][1])
         self.log("train_loss", shown, on_step=True, on_epoch=True, batch_size=len(batch.ids), prog_bar=True)
         return (losses / units).mean()
-
-    @property
-    def _halfway(self) -> nn.Module:
-        """The layer whose input is what `intermediate` looks at."""
-        layers = self.model.encoder.sru.layers
-        return layers[len(layers) // 2]
-
-    def _ctc_loss(
-        self, view: tuple[Tensor, Tensor], batch: Batch, halfway: Tensor, chunk: int, lookahead: int
-    ) -> Tensor:
-        """(batch,) nats per utterance of a view's log-probabilities, and of what its states halfway up make."""
-        log_probs, lengths = view
-        loss = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
-        weight = self.loss.intermediate
-        if weight == 0:
-            return loss
-        if halfway.shape[1] != log_probs.shape[1]:
-            halfway = fold(halfway, chunk, lookahead, log_probs.shape[1])
-        guess = self.model.ctc(self.model.encoder.norm(halfway))
-        return (1 - weight) * loss + weight * ctc_loss(guess, lengths, batch.targets, batch.target_lengths)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
@@ -232,17 +201,6 @@ class SpeechTask(pl.LightningModule):
         # `completed` is counted only after the callbacks that save within an epoch.
         processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["position"] = {"epoch": self.current_epoch, "batches": processed}
-
-
-@contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The first argument of each call of a module."""
-    seen: list[Tensor] = []
-    hook = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 def _divergence(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:

@@ -137,19 +137,6 @@ def test_windows_are_drawn_within_their_limits():
     assert sum(lookahead < 5 for _, lookahead in windows) == pytest.approx(1_350, abs=150)
 
 
-def test_half_the_layers_guess_too():
-    """The head on the states after half of the layers, computed here by a model that has no others."""
-    for windows in ({"windowed": 0.0}, {"windowed": 1.0, "lookahead": (3, 3)}):
-        task, batch = make_task(intermediate=0.3, **windows), make_batch()
-        window = task.loss.draw_window(random.Random(0))
-        whole = ctc(task, batch, *window)
-        half = make_task()
-        half.model.load_state_dict(task.model.state_dict())
-        del half.model.encoder.sru.layers[1:]
-        expected = ((0.7 * whole + 0.3 * ctc(half, batch, *window)) / batch.target_lengths).mean()
-        assert_close(step(task, batch), expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,7 +144,6 @@ def test_half_the_layers_guess_too():
         ({"windowed": 1.1}, "windowed from 0 to 1"),
         ({"lookahead": (0, 4)}, "lookahead must be two numbers of frames from 1"),
         ({"lookahead": (8, 4)}, "lookahead"),
-        ({"intermediate": 1.0}, "intermediate must be from 0"),
     ],
 )
 def test_losses_that_make_no_sense_are_refused(options, message):
