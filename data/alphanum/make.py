@@ -154,7 +154,7 @@ def alone(rng: random.Random) -> str:
     return rng.choice((*UNITS[:10], *UNITS[:10], *LETTERS))
 
 
-# The shares of the corpus that ships, in percent; of `alone` it has a part of its own.
+# The shares of the corpus that ships, in percent; `alone` is not in it, and has to be asked for.
 KINDS = {spelling: 30, digits: 21, date: 18, house_number: 12, edit: 15, answer: 4}
 ALL_KINDS = {kind.__name__: kind for kind in (*KINDS, alone)}
 
