@@ -50,11 +50,11 @@ class AugmentConfig:
         no_speech: share of utterances replaced by noise of any level in which nothing is said.
     """
 
-    noise: float = 0.4
+    noise: float = 0.2
     snr_db: tuple[float, float] = (5.0, 35.0)
-    reverb: float = 0.3
+    reverb: float = 0.1
     reverb_seconds: float = 0.6
-    channel: float = 0.5
+    channel: float = 0.25
     channel_db: float = 8.0
     band: float = 0.15
     gain_db: float = 10.0

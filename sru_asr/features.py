@@ -139,7 +139,7 @@ class SpecAugment(nn.Module):
     """
 
     def __init__(
-        self, n_frequency: int = 2, frequency_width: int = 18, time_share: float = 0.8, time_width: int = 20
+        self, n_frequency: int = 2, frequency_width: int = 10, time_share: float = 0.5, time_width: int = 20
     ) -> None:
         super().__init__()
         if min(n_frequency, frequency_width, time_share, time_width) < 0:

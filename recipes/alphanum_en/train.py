@@ -22,7 +22,7 @@ def main() -> None:
         __doc__,
         trainer__max_epochs=24,
         data__max_batch_seconds=30.0,
-        data__vocab_size=150,
+        data__vocab_size=250,
         model__hidden_size=208,
     )
     add_folders(parser)
