@@ -171,7 +171,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
         manifests = prepare(args)
         manifests["train"] = [*manifests["train"], *args.also]
-        settings = _settle(args, manifests, output)
+        settings = _settle(args, manifests, output, model)
     train_cuts, dev_cuts = (
         CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
     )
@@ -334,14 +334,19 @@ def _checkpoints(output: Path, steps: int) -> list[Callback]:
     return [last(every_n_epochs=1, save_on_train_epoch_end=True), last(every_n_train_steps=steps)]
 
 
-def _settle(args: Namespace, manifests: dict[str, list[Path]], output: Path) -> dict[str, Any]:
+def _settle(
+    args: Namespace, manifests: dict[str, list[Path]], output: Path, given: Recognizer | None
+) -> dict[str, Any]:
     """Write down and return the run's settings, or check that they are those of the run that `output` holds."""
     wanted = json.loads(
         json.dumps(
             {
                 "seed": args.seed,
                 "data_sets": {split: [path.parent.name for path in manifests[split]] for split in ("train", "dev")},
-                "init_from": str(args.init_from) if args.init_from else None,
+                # With the settings of its own training, which have those of the one before, and so on.
+                "init_from": None
+                if given is None
+                else {"name": args.init_from.resolve().name, "settings": given.training_data.get("settings")},
                 "new_tokenizer": args.new_tokenizer,
                 "model": args.model.as_dict(),
                 "optimizer": args.optimizer.as_dict(),

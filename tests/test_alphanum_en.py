@@ -85,6 +85,20 @@ def test_windows_have_the_latency_they_are_made_for(recipe: dict[str, ModuleType
     assert len(set(splits)) == len(splits)
 
 
+def test_the_card_counts_the_trainings_before_the_last(recipe):
+    trainings = recipe["ship"].trainings
+    assert trainings({"max_epochs": 24, "init_from": None}) == "24 epochs, no pre-trained weights"
+    first = {"max_epochs": 24, "init_from": None}
+    second = {"max_epochs": 5, "init_from": {"name": "a", "settings": first}}
+    third = {"max_epochs": 32, "init_from": {"name": "b", "settings": second}}
+    assert trainings(third) == (
+        "3 trainings (24, 5, 32 epochs), the first from nothing, each other from the one before"
+    )
+    for unknown in ("runs/a", {"name": "a", "settings": None}):
+        with pytest.raises(ValueError, match="does not say how it was trained"):
+            trainings({"max_epochs": 1, "init_from": unknown})
+
+
 def test_what_is_measured_ships_with_its_card(
     recipe: dict[str, ModuleType],
     made: tuple[list[Path], dict[str, Path]],
@@ -110,7 +124,7 @@ def test_what_is_measured_ships_with_its_card(
     rates = [100 * r["words"]["rate"] for r in (row, other)]
     errors = ", ".join(str(row["words"][kind]) for kind in ("substitutions", "deletions", "insertions"))
     expected = (
-        f"| AN4, dev | 320 ms (4 + 4) | 6 | {errors} | {rates[0]:.2f} % | "
+        f"| AN4, dev | 320 ms (2 + 6) | 6 | {errors} | {rates[0]:.2f} % | "
         f"{sum(rates) / 2:.2f} % ({min(rates):.2f} to {max(rates):.2f}) |"
     )
     assert expected in card.splitlines()

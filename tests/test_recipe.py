@@ -192,6 +192,8 @@ def test_fine_tuning_starts_from_the_given_weights(corpus: Path, whole: Path, tm
     assert result.returncode == 0, result.stderr
     for name, tensor in _weights(whole).items():
         torch.testing.assert_close(_weights(tmp_path)[name], tensor, rtol=0, atol=1e-6)
+    before = load_model(whole).training_data["settings"]
+    assert load_model(tmp_path).training_data["settings"]["init_from"] == {"name": whole.name, "settings": before}
 
 
 def test_fine_tuning_for_other_words_keeps_the_encoder_alone(corpus: Path, whole: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
         parameters=f"{parameters / 1e6:.1f}",
         megabytes=f"{size / 1e6:.1f}",
         layers=settings["model"]["num_layers"],
-        epochs=settings["max_epochs"],
+        trainings=trainings(settings),
         seed=settings["seed"],
         seeds=", ".join(str(result["training"]["settings"]["seed"]) for result in results),
         date=results[0]["date"][:10],
@@ -85,6 +85,20 @@ def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
         noises=silence["utterances"],
         not_empty=silence["not_empty"],
     )
+
+
+def trainings(settings: dict[str, Any]) -> str:
+    """How many epochs, in one training after another where each began with the weights of the one before."""
+    chain = [settings]
+    while chain[0].get("init_from"):
+        earlier = chain[0]["init_from"]
+        if not isinstance(earlier, dict) or not earlier["settings"]:
+            raise ValueError(f"the model began with {earlier}, which does not say how it was trained itself")
+        chain.insert(0, earlier["settings"])
+    epochs = ", ".join(str(one["max_epochs"]) for one in chain)
+    if len(chain) == 1:
+        return f"{epochs} epochs, no pre-trained weights"
+    return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before"
 
 
 def check_settings(models: list[Path]) -> None:
