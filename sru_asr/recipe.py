@@ -453,5 +453,7 @@ def _quieten() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
         ".*already saved the checkpoint.*",
         ".*your dataloader is not resumable.*",  # ours is: see BatchSampler.skip
+        ".*when logging on epoch level in distributed setting.*",  # what is logged is reduced already
+        ".*Grad strides do not match bucket view strides.*",  # of nine numbers
     ):
         warnings.filterwarnings("ignore", message)
