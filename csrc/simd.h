@@ -150,10 +150,10 @@ SRU_ASR_INLINE V clamp(V x) {
 #endif
 }
 
-// 1 + exp(-x) to a relative error of 3e-6, for what is rounded to bfloat16 in the end (2e-3): the polynomial of least
+// exp(-x) to a relative error of 3e-6, for what is rounded to bfloat16 in the end (2e-3): the polynomial of least
 // relative error on [0, 1), 2.6e-6. Infinite x are as good as any; a NaN stays one.
 template <class V, int N = sizeof(V) / sizeof(float)>
-SRU_ASR_INLINE V one_plus_exponential_rough(V x) {
+SRU_ASR_INLINE V exponential_of_minus_rough(V x) {
 #if defined(__AVX512F__)
   const V power = SRU_ASR_SIMD(min_ps, V{} + 60, x * -1.44269504f);
   const V r = _mm512_reduce_ps(power, 1);  // what is above its floor
@@ -166,9 +166,9 @@ SRU_ASR_INLINE V one_plus_exponential_rough(V x) {
 #endif
   const V p = (((r * 0.01353417f + 0.05201146f) * r + 0.24144276f) * r + 0.69300383f) * r + 1.0000026f;
 #if defined(__AVX512F__)
-  return _mm512_scalef_ps(p, power) + 1;  // p 2^floor(power)
+  return _mm512_scalef_ps(p, power);  // p 2^floor(power)
 #else
-  return p * bit_cast<V>(bit_cast<Bits>(shifted) << 23) + 1;
+  return p * bit_cast<V>(bit_cast<Bits>(shifted) << 23);
 #endif
 }
 
@@ -176,17 +176,18 @@ SRU_ASR_INLINE V one_plus_exponential_rough(V x) {
 // changes a gate by less than 5e-18. A NaN in one makes both NaN.
 template <bool kRough, class V>
 SRU_ASR_INLINE Gates<V> gates(V a, V b) {
-  V one_plus_a, one_plus_b;
+  V e_a, e_b;
   if constexpr (kRough) {
-    one_plus_a = one_plus_exponential_rough(a);
-    one_plus_b = one_plus_exponential_rough(b);
+    e_a = exponential_of_minus_rough(a);
+    e_b = exponential_of_minus_rough(b);
   } else {
-    one_plus_a = exponential(-clamp(a)) + 1;
-    one_plus_b = exponential(-clamp(b)) + 1;
+    e_a = exponential(-clamp(a));
+    e_b = exponential(-clamp(b));
   }
+  const V one_plus_a = e_a + 1, one_plus_b = e_b + 1;
   const V inverse = 1 / (one_plus_a * one_plus_b);
   const V f = one_plus_b * inverse, r = one_plus_a * inverse;
-  return {f, r, (one_plus_a - 1) * f, (one_plus_b - 1) * r};
+  return {f, r, e_a * f, e_b * r};
 }
 
 }  // namespace sru_asr::SRU_ASR_VARIANT

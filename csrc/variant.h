@@ -14,8 +14,8 @@
 
 namespace sru_asr::SRU_ASR_VARIANT {
 
-// Both gates of an element, and what they leave to one: 1 - f is not good enough where f is all but one, as a gradient
-// may be the product of it and something large.
+// Both gates of an element, and what they leave to one, e^-a f: the difference 1 - f has no digits left where f is all but
+// one, and a gradient may be the product of it and something large.
 template <class Number>
 struct Gates {
   Number forget, reset, not_forget, not_reset;

@@ -111,8 +111,9 @@ class Augmented:
         config, draw = self.config, self._random.uniform
         samples: Array = waveform.numpy()
         if self.has_speech:
+            samples = self._trimmed(samples)
             level = _rms(samples)
-            samples = self._padded(self._filtered(self._trimmed(samples)))
+            samples = self._padded(self._filtered(samples))
         else:
             level = 10 ** (draw(*NO_SPEECH_DB) / 20)
             samples = np.zeros_like(samples)
@@ -125,7 +126,10 @@ class Augmented:
         return bool(self._random.random() < probability)
 
     def _trimmed(self, samples: Array) -> Array:
-        """Without the blocks at both ends that are quieter than the loudest by more than something drawn."""
+        """Without the blocks at both ends that are quieter than the loudest by more than something drawn.
+
+        But whole, where that would take more than half: then the loudest is a click, or there is little to take.
+        """
         if not self._happens(self.config.trim):
             return samples
         blocks = samples[: len(samples) // TRIM_SAMPLES * TRIM_SAMPLES].reshape(-1, TRIM_SAMPLES)
@@ -133,7 +137,8 @@ class Augmented:
         if not power.size or power.max() < QUIETEST**2:
             return samples
         (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*TRIM_DB) / 10))
-        return samples[loud[0] * TRIM_SAMPLES : (loud[-1] + 1) * TRIM_SAMPLES]
+        left = samples[loud[0] * TRIM_SAMPLES : (loud[-1] + 1) * TRIM_SAMPLES]
+        return left if 2 * len(left) >= len(samples) else samples
 
     def _padded(self, samples: Array) -> Array:
         most = self.config.padding_seconds * SAMPLE_RATE

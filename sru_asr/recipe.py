@@ -157,6 +157,9 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     args = parser.parse_args()
     if args.new_tokenizer and args.init_from is None:
         raise ValueError("--new-tokenizer is for --init-from: without it the tokenizer is new anyway")
+    for path in args.also:
+        if not path.is_file():
+            raise ValueError(f"--also: there is no manifest {path}; a recipe's prepare.py writes them")
     model = None if args.init_from is None else _given_model(args, parser.get_defaults())
     config = ModelConfig(**args.model.as_dict())
     optimizer = OptimizerConfig(**args.optimizer.as_dict())
@@ -177,8 +180,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     )
     if shared := {cut.id for cut in train_cuts} & {cut.id for cut in dev_cuts}:
         raise ValueError(
-            f"{len(shared)} utterances of the development set are trained on as well ({min(shared)}, ...): "
-            "its WER would say nothing; leave them out of --also"
+            f"expected no id in both training and development set, found {len(shared)} ({min(shared)}, ...): "
+            "trained on, it would measure nothing; leave those utterances out, or give others ids of their own"
         )
     pl.seed_everything(args.seed, verbose=False)
     if model is None or args.new_tokenizer:
@@ -255,9 +258,7 @@ def _report(
     model.training_data = {
         "recipe": output.name,
         "settings": settings,
-        "manifests": {
-            split: [f"{path.parent.name}/{path.name}" for path in manifests[split]] for split in ("train", "dev")
-        },
+        "manifests": {split: [_name(path) for path in manifests[split]] for split in ("train", "dev")},
         "dev": {"utterances": len(evaluation.results), "words": counts.to_dict()},
     }
     model.save(output / CHECKPOINT_NAME)
@@ -342,11 +343,11 @@ def _settle(
         json.dumps(
             {
                 "seed": args.seed,
-                "data_sets": {split: [path.parent.name for path in manifests[split]] for split in ("train", "dev")},
+                "data_sets": {split: [_name(path) for path in manifests[split]] for split in ("train", "dev")},
                 # With the settings of its own training, which have those of the one before, and so on.
                 "init_from": None
                 if given is None
-                else {"name": args.init_from.resolve().name, "settings": given.training_data.get("settings")},
+                else {"name": _folder(args.init_from), "settings": given.training_data.get("settings")},
                 "new_tokenizer": args.new_tokenizer,
                 "model": args.model.as_dict(),
                 "optimizer": args.optimizer.as_dict(),
@@ -376,6 +377,18 @@ def _settle(
             )
     path.write_text(json.dumps(wanted, indent=1))
     return wanted
+
+
+def _name(manifest: Path) -> str:
+    """Folder and file: what a checkpoint may say of a manifest without saying where somebody keeps it."""
+    manifest = manifest.resolve()
+    return f"{manifest.parent.name}/{manifest.name}"
+
+
+def _folder(model: Path) -> str:
+    """The name of a model: that of its folder, if it is given as the file in it, too."""
+    model = model.resolve()
+    return model.parent.name if model.name == CHECKPOINT_NAME else model.name
 
 
 def _given_model(args: Namespace, defaults: Namespace) -> Recognizer:
@@ -453,7 +466,7 @@ def _quieten() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
         ".*already saved the checkpoint.*",
         ".*your dataloader is not resumable.*",  # ours is: see BatchSampler.skip
-        ".*when logging on epoch level in distributed setting.*",  # what is logged is reduced already
-        ".*Grad strides do not match bucket view strides.*",  # of nine numbers
+        ".*when logging on epoch level in distributed setting.*",  # WER is reduced already; the loss shown is rank 0's
+        ".*Grad strides do not match bucket view strides.*",  # of the first convolution, which has few weights
     ):
         warnings.filterwarnings("ignore", message)

@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], dict[str
         model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
         model.features.mean.fill_(-5.0)
         model.features.scale.fill_(0.5)
-        settings = {"seed": seed, "max_epochs": 1, "model": {"num_layers": 2}}
+        settings = {"seed": seed, "max_epochs": 1, "model": {"num_layers": 2}, "data_sets": {"train": ["an4/train"]}}
         model.training_data = {"settings": settings}
         model.save(folder / f"{seed}/model.safetensors")
         models.append(folder / f"{seed}")
@@ -85,18 +85,20 @@ def test_windows_have_the_latency_they_are_made_for(recipe: dict[str, ModuleType
     assert len(set(splits)) == len(splits)
 
 
-def test_the_card_counts_the_trainings_before_the_last(recipe):
+def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleType]) -> None:
     trainings = recipe["ship"].trainings
-    assert trainings({"max_epochs": 24, "init_from": None}) == "24 epochs, no pre-trained weights"
-    first = {"max_epochs": 24, "init_from": None}
-    second = {"max_epochs": 5, "init_from": {"name": "a", "settings": first}}
-    third = {"max_epochs": 32, "init_from": {"name": "b", "settings": second}}
-    assert trainings(third) == (
-        "3 trainings (24, 5, 32 epochs), the first from nothing, each other from the one before"
-    )
+    sets = {"train": ["an4/train.jsonl.gz", "alphanum"], "dev": []}
+    first = {"max_epochs": 24, "init_from": None, "data_sets": sets}
+    assert trainings(first) == "24 epochs, no pre-trained weights"
+    second = {"max_epochs": 5, "init_from": {"name": "a", "settings": first}, "data_sets": sets}
+    third = {"max_epochs": 32, "init_from": {"name": "b", "settings": second}, "data_sets": sets}
+    assert trainings(third) == "3 trainings (24, 5, 32 epochs), the first from nothing, each other from the one before"
     for unknown in ("runs/a", {"name": "a", "settings": None}):
         with pytest.raises(ValueError, match="does not say how it was trained"):
-            trainings({"max_epochs": 1, "init_from": unknown})
+            trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})
+    first["data_sets"] = {"train": ["speechocean762/train.jsonl.gz"]}
+    with pytest.raises(ValueError, match="trained on speechocean762, too"):
+        trainings(third)
 
 
 def test_what_is_measured_ships_with_its_card(

@@ -40,12 +40,14 @@ def test_by_default_something_happens_and_none_leaves_audio_as_it_is():
 @example(0, "", 0.5, 0)
 @example(1, "", 1.0, 0)
 def test_whatever_comes_out_is_finite_speech_of_about_the_same_length(samples, key, probability, seed):
-    config = AugmentConfig(noise=probability, reverb=probability, channel=probability, band=probability, trim=0)
+    config = AugmentConfig(
+        noise=probability, reverb=probability, channel=probability, band=probability, trim=probability
+    )
     waveform = signal(samples, seed)
     found = Augmented(config, key)(waveform)
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
-    assert samples <= len(found) <= samples + 2 * config.padding_seconds * 16_000
+    assert samples / 2 <= len(found) <= samples + 2 * config.padding_seconds * 16_000
     again = Augmented(config, key)(waveform)
     assert torch.equal(found, again)
 
@@ -83,6 +85,21 @@ def test_noise_is_as_loud_as_its_ratio_says(snr, key):
     waveform = signal()
     noise = changed(waveform, key, noise=1.0, snr_db=(snr, snr)) - waveform
     assert decibels(power(waveform) / power(noise)) == pytest.approx(snr, abs=0.1)
+
+
+def test_trimming_does_not_make_noise_quieter():
+    """The level of a word is that of what is left of it."""
+    word = torch.cat([torch.zeros(4_000), signal(8_000), torch.zeros(3_000)])
+    found = changed(word, trim=1, noise=1, snr_db=(10.0, 10.0))
+    assert len(found) == 8_000
+    clean = word[4_000:12_000]
+    assert decibels(power(clean) / power(found - clean)) == pytest.approx(10, abs=0.2)
+
+
+def test_a_click_does_not_pass_for_the_word():
+    waveform = 0.01 * signal()
+    waveform[200:300] = 1
+    assert torch.equal(changed(waveform, trim=1), waveform)
 
 
 def test_padding_does_not_make_noise_quieter():

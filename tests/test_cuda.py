@@ -134,8 +134,8 @@ from sru_asr.ops import kernel_name
 assert kernel_name() == "emulated"
 for case in LONG:
     for dtype in DTYPES:
-        # One of them carries rounding errors along: 1.4e-4 of the 1.5e-4 that are allowed without slack.
-        check_case(replace(case, dtype=dtype), slack=2)
+        # The first carries rounding errors along: in float32 it is off by 1.4e-4 of the 1.5e-4 allowed without slack.
+        check_case(replace(case, dtype=dtype), slack=2 if case is LONG[0] else 1)
 """
     result = emulated(code, order)
     assert result.returncode == 0, result.stderr

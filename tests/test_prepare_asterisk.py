@@ -42,6 +42,8 @@ NOT_SAID = [
     "space: (space)",
     "star: press *",
     "am: A.M.",
+    "pm: p.m.",
+    "v: 3.5",
     "the PBX",
 ]
 
@@ -70,7 +72,7 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="asterisk-core-sounds-en"):
         recipe.prepare(tmp_path, tmp_path)
     (tmp_path / recipe.TRANSCRIPTS).write_text("; only this\nhello: Hello.\n")
-    with pytest.raises(ValueError, match="expected at least 100 prompts with audio, found 0"):
+    with pytest.raises(ValueError, match="expected at least 400 prompts with audio, found 0"):
         recipe.prepare(tmp_path, tmp_path)
     (tmp_path / recipe.TRANSCRIPTS).write_text("hello\n")
     with pytest.raises(ValueError, match=r"core-sounds-en.txt:1: expected 'NAME: TEXT', found 'hello'"):

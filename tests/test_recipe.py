@@ -223,10 +223,13 @@ def test_other_manifests_are_trained_on_too_but_for_the_development_set(corpus: 
     assert "on 17 utterances" in result.stdout
     training = load_model(tmp_path / "run").training_data
     assert training["manifests"]["train"][1:] == ["other/more.jsonl.gz"]
-    assert training["settings"]["data_sets"]["train"][1:] == ["other"]
+    assert training["settings"]["data_sets"]["train"][1:] == ["other/more.jsonl.gz"]
     result = _train(corpus, tmp_path / "dev", "--also", str(corpus / "dev.jsonl.gz"))
     assert result.returncode == 1
-    assert "4 utterances of the development set are trained on as well (u16, ...)" in result.stderr
+    assert "expected no id in both training and development set, found 4 (u16, ...)" in result.stderr
+    result = _train(corpus, tmp_path / "gone", "--also", "gone.jsonl.gz")
+    assert result.returncode == 1
+    assert "--also: there is no manifest gone.jsonl.gz" in result.stderr
 
 
 def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: Path) -> None:

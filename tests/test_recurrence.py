@@ -262,6 +262,17 @@ def test_large_numbers_stay_finite(dtype, highway):
         assert error <= (2**-8 if actual[name].dtype == torch.bfloat16 else 1e-6) * want.abs().max() + 1e-6, name
 
 
+def test_what_a_gate_leaves_to_one_has_all_its_digits():
+    """The gradient of the candidate is 1 - f of that of h; as a difference it has none left from u_f = 17 on."""
+    forget = torch.linspace(-30, 30, 61).view(1, 1, 1, 61)
+    u = torch.stack([torch.zeros_like(forget), forget, torch.full_like(forget, 30.0)], 3).requires_grad_()
+    zeros = torch.zeros(1, 2, 61)
+    h, _ = recurrence(u, None, zeros, zeros)
+    h.sum().backward()
+    expected = torch.sigmoid(-forget.double()).flatten()
+    assert (u.grad[0, 0, 0, 0].double() / expected - 1).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("highway", HIGHWAYS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nan_reaches_what_depends_on_it_and_nothing_else(dtype, highway):

@@ -221,11 +221,11 @@ Number reciprocal(Number x) {
 // As in simd.h: both gates for one division. Below -40 a gate is zero in any case; NaN stays.
 template <bool, class Number>
 SRU_ASR_DEVICE Gates<Number> gates(Number a, Number b) {
-  const Number one_plus_a = exponential(-maximum(a, Number(-40))) + 1;
-  const Number one_plus_b = exponential(-maximum(b, Number(-40))) + 1;
+  const Number e_a = exponential(-maximum(a, Number(-40))), e_b = exponential(-maximum(b, Number(-40)));
+  const Number one_plus_a = e_a + 1, one_plus_b = e_b + 1;
   const Number inverse = reciprocal(one_plus_a * one_plus_b);
   const Number f = one_plus_b * inverse, r = one_plus_a * inverse;
-  return {f, r, (one_plus_a - 1) * f, (one_plus_b - 1) * r};
+  return {f, r, e_a * f, e_b * r};
 }
 
 }  // namespace sru_asr::SRU_ASR_VARIANT

@@ -10,6 +10,7 @@ import importlib
 import importlib.resources
 import json
 import random
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def answer(rng: random.Random) -> str:
 
 
 def alone(rng: random.Random) -> str:
-    """A digit or a letter by itself, cut close as on a telephone's menu."""
+    """A digit or a letter by itself; digits twice as often."""
     return rng.choice((*UNITS[:10], *UNITS[:10], *LETTERS))
 
 
@@ -310,7 +311,7 @@ def written_seconds(path: Path, utterance: Utterance) -> float | None:
     if (text, comment.partition(" samples=")[0]) != (utterance.text, utterance.tag):
         raise ValueError(
             f"{path} holds {text!r} ({comment!r}), expected {utterance.text!r} ({utterance.tag!r}): it comes from "
-            "another seed, list of voices or version of this script; choose another --output, or delete it first"
+            "another seed, list of voices, kinds or version of this script; choose another --output, or delete it first"
         )
     # A file cut short still opens, with the samples it has left.
     return samples / SAMPLE_RATE if comment.endswith(f" samples={samples}") else None
@@ -378,17 +379,20 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
         choices=ALL_KINDS,
         default=(),
         metavar="KIND",
-        help=f"of texts, of {', '.join(ALL_KINDS)} (default: all but alone, in the shares of the corpus that ships)",
+        help=f"of texts, of {', '.join(ALL_KINDS)}, in shares of {', '.join(str(n) for n in KINDS.values())} and 1 "
+        "(default: all but the last)",
     )
     parser.add_argument("--name", default="", help="what file names begin with (default: the voice, or blend)")
     parser.add_argument(
         "--blend", action="store_true", help="give every utterance a voice of its own, mixed of two of one accent"
     )
     parsed = parser.parse_args(arguments)
+    if parsed.name and not re.fullmatch(r"[\w-]+", parsed.name):
+        parser.error(f"--name must be of letters, digits, _ and -, got {parsed.name!r}")
     if parsed.utterances < 1:
         parser.error(f"--utterances must be at least 1, got {parsed.utterances}")
-    if parsed.blend and (alone := [v for v in parsed.voices if sum(v[0] == other[0] for other in parsed.voices) < 2]):
-        parser.error(f"--blend needs two voices of an accent, found only {alone[0]}")
+    if parsed.blend and (single := [v for v in parsed.voices if sum(v[0] == other[0] for other in parsed.voices) < 2]):
+        parser.error(f"--blend needs two voices of an accent, found only {single[0]}")
     return parsed
 
 

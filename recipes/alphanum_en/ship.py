@@ -15,7 +15,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from evaluate import manifests_of, measure
+from evaluate import SETS, manifests_of, measure
 from prepare import ROOT, add_folders
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -90,11 +90,13 @@ def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
 def trainings(settings: dict[str, Any]) -> str:
     """How many epochs, in one training after another where each began with the weights of the one before."""
     chain = [settings]
-    while chain[0].get("init_from"):
-        earlier = chain[0]["init_from"]
+    while earlier := chain[0].get("init_from"):
         if not isinstance(earlier, dict) or not earlier["settings"]:
             raise ValueError(f"the model began with {earlier}, which does not say how it was trained itself")
         chain.insert(0, earlier["settings"])
+    trained_on = {name.partition("/")[0] for one in chain for name in one["data_sets"]["train"]}
+    if others := trained_on - set(SETS):
+        raise ValueError(f"the model was trained on {', '.join(sorted(others))}, too, which the card does not say")
     epochs = ", ".join(str(one["max_epochs"]) for one in chain)
     if len(chain) == 1:
         return f"{epochs} epochs, no pre-trained weights"
@@ -109,6 +111,12 @@ def check_settings(models: list[Path]) -> None:
     """
     from sru_asr.model import load_model
 
+    def without_seed(settings: dict[str, Any]) -> dict[str, Any]:
+        others = {key: value for key, value in settings.items() if key != "seed"}
+        if earlier := settings.get("init_from"):
+            others["init_from"] = without_seed(earlier["settings"])
+        return others
+
     first: dict[str, Any] = {}
     for path in models:
         settings = load_model(path).training_data.get("settings")
@@ -116,7 +124,8 @@ def check_settings(models: list[Path]) -> None:
             raise ValueError(
                 f"{path} does not say how it was trained: expected a model of recipes/alphanum_en/train.py"
             )
-        others = {key: value for key, value in settings.items() if key != "seed"}
+        trainings(settings)
+        others = without_seed(settings)
         first = first or others
         if different := [key for key in {**first, **others} if first.get(key) != others.get(key)]:
             raise ValueError(

@@ -20,10 +20,13 @@ def main() -> None:
     parser = training_parser(
         "alphanum_en",
         __doc__,
-        trainer__max_epochs=24,
+        trainer__max_epochs=60,
         data__max_batch_seconds=30.0,
         data__vocab_size=250,
+        data__speeds=[0.85, 1.0, 1.15],
+        loss__windowed=0.4,
         model__hidden_size=208,
+        optimizer__warmup=0.1,
     )
     add_folders(parser)
 
