@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Of a window, where only its size is given. Every frame waits as long for more lookahead as for more chunk, and is
-# recognised the better; but a window of 1 + 3 frames computes each of them four times (docs/log.md).
-LOOKAHEAD_SHARE = 0.75
+# recognised the better; but a window of 1 + 7 frames computes each of them eight times (docs/log.md).
+LOOKAHEAD_SHARE = 0.875
 
 
 def check_window(chunk: int, lookahead: int) -> None:

@@ -127,7 +127,7 @@ def test_what_is_measured_ships_with_its_card(
     rates = [100 * r["words"]["rate"] for r in (row, other)]
     errors = ", ".join(str(row["words"][kind]) for kind in ("substitutions", "deletions", "insertions"))
     expected = (
-        f"| AN4, dev | 320 ms (2 + 6) | 6 | {errors} | {rates[0]:.2f} % | "
+        f"| AN4, dev | 320 ms (1 + 7) | 6 | {errors} | {rates[0]:.2f} % | "
         f"{sum(rates) / 2:.2f} % ({min(rates):.2f} to {max(rates):.2f}) |"
     )
     assert expected in card.splitlines()
