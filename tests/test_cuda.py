@@ -128,14 +128,15 @@ def emulated(code: str, order: str) -> subprocess.CompletedProcess:
 def test_the_emulated_kernels_agree_with_the_reference(order):
     code = """
 from dataclasses import replace
+import torch
 from test_cuda import DTYPES, LONG, check_case
 from sru_asr.ops import kernel_name
 
 assert kernel_name() == "emulated"
 for case in LONG:
     for dtype in DTYPES:
-        # The first carries rounding errors along: in float32 it is off by 1.4e-4 of the 1.5e-4 allowed without slack.
-        check_case(replace(case, dtype=dtype), slack=2 if case is LONG[0] else 1)
+        # The first carries rounding errors along: it is off by 1.5e-4 in float32, without slack 1.49e-4 are allowed.
+        check_case(replace(case, dtype=dtype), slack=1.25 if case is LONG[0] and dtype is torch.float32 else 1)
 """
     result = emulated(code, order)
     assert result.returncode == 0, result.stderr
