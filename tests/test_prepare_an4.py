@@ -1,16 +1,15 @@
 """The AN4 recipe: every audio format of the distribution in a corpus made here, and the real training part."""
 
 import gzip
-import importlib.util
 import json
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from recipe_scripts import load_prepare
 
 from sru_asr.download import DownloadError
 
@@ -19,17 +18,7 @@ REAL = ROOT.parent / "shared/corpora/an4"
 TRAIN, DEV, TEST = "mdcs", "fmjc", "fcaw"
 
 
-def load() -> ModuleType:
-    """Imports the recipe, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("prepare_an4", ROOT / "recipes/an4/prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load()
+recipe = load_prepare("an4")
 
 
 def samples(seed: int, quiet: bool = False) -> np.ndarray:

@@ -1,30 +1,19 @@
 """The recipe of Asterisk's prompts: what is written as it is said, in a corpus made here, and the real one."""
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
+from recipe_scripts import load_prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/asterisk_en"
 
 
-def load() -> ModuleType:
-    """Imports the recipe, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("prepare_asterisk", ROOT / "recipes/asterisk_en/prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load()
+recipe = load_prepare("asterisk_en")
 
 SAID = {
     "agent-pass: Please enter your agent number, followed by the pound key.": (

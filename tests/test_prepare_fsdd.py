@@ -1,17 +1,16 @@
 """The recipe of the Free Spoken Digit Dataset: names and faults in a corpus made here, and the real one."""
 
 import gzip
-import importlib.util
 import json
 import random
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from recipe_scripts import load_prepare
 
 from sru_asr.download import DownloadError
 
@@ -21,17 +20,7 @@ TRAIN, DEV = "george", "nicolas"
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
 
 
-def load() -> ModuleType:
-    """Imports the recipe, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("prepare_fsdd", ROOT / "recipes/fsdd/prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load()
+recipe = load_prepare("fsdd")
 
 
 def make_corpus(corpus: Path, suffix: str = ".flac", speakers: tuple[str, ...] = (TRAIN, DEV)) -> Path:

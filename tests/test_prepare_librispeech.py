@@ -1,17 +1,16 @@
 """The LibriSpeech recipe on four genuine utterances, and on a corpus made here for what they cannot show."""
 
 import gzip
-import importlib.util
 import json
 import shutil
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from recipe_scripts import load_prepare
 
 from sru_asr import audio
 
@@ -19,17 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/LibriSpeech"
 
 
-def load() -> ModuleType:
-    """Imports the recipe, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("prepare_librispeech", ROOT / "recipes/librispeech/prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load()
+recipe = load_prepare("librispeech")
 
 
 def make_part(corpus: Path, part: str, speaker: int) -> list[str]:

@@ -1,20 +1,19 @@
 """The speechocean762 recipe: every audio format and fault in a corpus made here, and the real training part."""
 
 import gzip
-import importlib.util
 import json
 import os
 import random
 import shutil
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from recipe_scripts import load_prepare
 
 from sru_asr import audio
 from sru_asr.corpus import Utterance, flac_copies
@@ -25,17 +24,7 @@ REAL = ROOT.parent / "shared/corpora/speechocean762"
 TRAIN, DEV, TEST = "0001", "3423", "0003"
 
 
-def load() -> ModuleType:
-    """Imports the recipe, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("prepare_speechocean762", ROOT / "recipes/speechocean762/prepare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load()
+recipe = load_prepare("speechocean762")
 
 
 def tone(seed: int) -> np.ndarray:
