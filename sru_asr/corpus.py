@@ -80,7 +80,7 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     if not utterances:
         raise ValueError(f"{path}: there are no utterances to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}")  # lhotse tells the format by the ending
+    part = path.with_name(f".{os.getpid()}.{path.name}")  # lhotse tells the format by the ending
     seen = set()
     with threads() as pool, CutSet.open_writer(part) as writer:
         for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):

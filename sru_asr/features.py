@@ -13,6 +13,7 @@ HOP_SAMPLES = 160  # 10 ms
 PAST_SAMPLES = WINDOW_SAMPLES - HOP_SAMPLES  # that a frame sees before its own
 N_FFT = 512
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
+LOWEST_HERTZ, HIGHEST_HERTZ = 20.0, 7600.0  # where the first mel band begins and the last one ends
 LOG_FLOOR = 1e-6  # mel power below which silence is silence, about the rounding noise of 16-bit audio
 
 
@@ -42,7 +43,13 @@ class LogMel(nn.Module):
                 n_fft=N_FFT, win_length=WINDOW_SAMPLES, hop_length=HOP_SAMPLES, center=False, power=None
             )
             self.mel = torchaudio.transforms.MelScale(
-                n_mels, SAMPLE_RATE, f_min=20.0, f_max=7600.0, n_stft=N_FFT // 2 + 1, norm="slaney", mel_scale="slaney"
+                n_mels,
+                SAMPLE_RATE,
+                f_min=LOWEST_HERTZ,
+                f_max=HIGHEST_HERTZ,
+                n_stft=N_FFT // 2 + 1,
+                norm="slaney",
+                mel_scale="slaney",
             )
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("scale", torch.ones(n_mels))

@@ -38,6 +38,7 @@ from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, normalize
+from sru_asr.warp import Warp
 
 LAST_CHECKPOINT = "last.ckpt"
 SETTINGS = "settings.json"
@@ -123,6 +124,7 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     parser.add_class_arguments(LossConfig, "loss")
     parser.add_class_arguments(AugmentConfig, "augment")
     parser.add_class_arguments(SpecAugment, "masks", instantiate=False)
+    parser.add_class_arguments(Warp, "warp", instantiate=False)
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(
         pl.Trainer,
@@ -166,6 +168,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     loss = LossConfig(**args.loss.as_dict())
     augment = AugmentConfig(**args.augment.as_dict())
     masks = SpecAugment(**args.masks.as_dict())
+    warp = Warp(**args.warp.as_dict())
     data = DataConfig(**args.data.as_dict())
     output: Path = args.output_dir
     output.mkdir(parents=True, exist_ok=True)
@@ -190,7 +193,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds))
     last = output / LAST_CHECKPOINT
-    task = SpeechTask(model, optimizer, loss, masks, args.seed)
+    task = SpeechTask(model, optimizer, loss, masks, warp, args.seed)
     average = WeightAverage(optimizer.average)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),
@@ -354,6 +357,7 @@ def _settle(
                 "loss": args.loss.as_dict(),
                 "augment": args.augment.as_dict(),
                 "masks": args.masks.as_dict(),
+                "warp": args.warp.as_dict(),
                 "data": {k: v for k, v in args.data.as_dict().items() if k != "workers"},
                 "max_epochs": args.trainer.max_epochs,
                 "max_steps": args.trainer.max_steps,

@@ -19,6 +19,8 @@ from sru_asr.decode import greedy
 from sru_asr.features import FRAMES_PER_SECOND, SpecAugment
 from sru_asr.metrics import word_errors
 from sru_asr.model import Recognizer
+from sru_asr.muon import Muon
+from sru_asr.warp import Warp
 
 # Of the windows that are trained with.
 CHUNK_TO_LOOKAHEAD = (0.75, 1.5)
@@ -26,10 +28,11 @@ CHUNK_TO_LOOKAHEAD = (0.75, 1.5)
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights are learned: AdamW under a one-cycle schedule.
+    """How weights are learned: Muon for the SRU's matrices, AdamW for the rest, under one one-cycle schedule.
 
     Attributes:
         learning_rate: the highest.
+        momentum: decay of Muon's momentum.
         weight_decay: of matrices; vectors (biases, norms, the SRU's v) are left alone.
         warmup: share of the steps in which the learning rate rises.
         beta2: decay of AdamW's second moment.
@@ -37,6 +40,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 2e-3
+    momentum: float = 0.95
     weight_decay: float = 0.01
     warmup: float = 0.2
     beta2: float = 0.98
@@ -45,6 +49,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 < self.warmup < 1 or not 0 < self.beta2 < 1:
             raise ValueError(f"learning_rate must be positive, weight_decay not negative, shares in (0, 1): {self}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer momentum must be from 0 to below 1, found {self.momentum}")
         if not 0 <= self.average < 1:
             raise ValueError(f"optimizer average must be from 0 to below 1, found {self.average}")
 
@@ -94,7 +100,8 @@ class SpeechTask(pl.LightningModule):
         optimizer: how.
         loss: from what.
         masks: what is hidden of it.
-        seed: of dropout, SpecAugment and windows.
+        warp: how its tempo and frequencies change.
+        seed: of dropout, warps, masks and windows.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class SpeechTask(pl.LightningModule):
         optimizer: OptimizerConfig | None = None,
         loss: LossConfig | None = None,
         masks: SpecAugment | None = None,
+        warp: Warp | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -110,6 +118,7 @@ class SpeechTask(pl.LightningModule):
         self.optimizer = optimizer or OptimizerConfig()
         self.loss = loss or LossConfig()
         self.spec_augment = masks or SpecAugment()
+        self.warp = warp or Warp()
         self.seed = seed
         self._random = random.Random(seed)
         # hits, substitutions, deletions, insertions over the validation so far; then its loss and utterances
@@ -124,7 +133,7 @@ class SpeechTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss per utterance, in nats per token (per second, where there is less than one token a second)."""
-        features, lengths = self.model.features(batch.waveforms, batch.lengths)
+        features, lengths = self.warp(*self.model.features(batch.waveforms, batch.lengths))
         window = self.loss.draw_window(self._random)
         windows = [(0, 0), window] if self.loss.consistency else [window]
         views = [self.model.log_probs(self.spec_augment(features, lengths), lengths, *size) for size in windows]
@@ -161,12 +170,17 @@ class SpeechTask(pl.LightningModule):
         self.log("val_loss", loss / max(utterances, 1), rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a one-cycle schedule over exactly the steps of this run."""
+        """Muon and AdamW with a one-cycle schedule over exactly the steps of this run."""
         settings = self.optimizer
-        matrices = [p for p in self.parameters() if p.requires_grad and _is_matrix(p)]
-        vectors = [p for p in self.parameters() if p.requires_grad and not _is_matrix(p)]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        gates = [layer.weight for layer in self.model.encoder.sru.layers]
+        others = [p for p in self.parameters() if p.requires_grad and not any(p is gate for gate in gates)]
+        optimizer = Muon(
+            [
+                {"params": gates, "weight_decay": settings.weight_decay, "block_rows": self.model.config.hidden_size},
+                {"params": [p for p in others if _is_matrix(p)], "weight_decay": settings.weight_decay},
+                {"params": [p for p in others if not _is_matrix(p)], "weight_decay": 0.0},
+            ],
+            momentum=settings.momentum,
             lr=settings.learning_rate,
             betas=(0.9, settings.beta2),
             # float16 needs losses scaled, and that undone before gradients are clipped: not by the optimizer.

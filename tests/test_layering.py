@@ -13,7 +13,7 @@ LAYERS = [
     *("build",),
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
     *("augment", "decode", "features", "manifest"),
-    *("sru", "data"),
+    *("sru", "data", "warp", "muon"),
     *("encoder", "ctc"),
     *("stream",),
     *("transcribe",),

@@ -11,6 +11,7 @@ from sru_asr.data import Batch
 from sru_asr.model import ModelConfig, Recognizer
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask, _divergence
 from sru_asr.text import CharTokenizer
+from sru_asr.warp import Warp
 
 LENGTHS = [16_000, 30_000, 24_000]
 
@@ -37,7 +38,7 @@ def make_task(dropout=0.0, masks=False, **loss):
     model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2, dropout=dropout), CharTokenizer())
     model.features.mean.fill_(-5.0)
     model.features.scale.fill_(0.5)
-    task = SpeechTask(model, loss=LossConfig(**loss))
+    task = SpeechTask(model, loss=LossConfig(**loss), warp=Warp(1.0, 1.0))
     if not masks:
         task.spec_augment = torch.nn.Module()
         task.spec_augment.forward = lambda features, lengths: features
@@ -154,3 +155,12 @@ def test_losses_that_make_no_sense_are_refused(options, message):
 def test_an_average_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="average must be from 0 to below 1"):
         OptimizerConfig(average=1.0)
+
+
+def test_what_is_trained_on_is_warped():
+    task, batch = make_task(windowed=0.0).train(), make_batch()
+    as_it_is = step(task, batch)
+    task.warp = Warp(2.0, 1.0).train()
+    assert step(task, batch) != as_it_is
+    task.warp.eval()
+    assert_close(step(task, batch), as_it_is)

@@ -53,7 +53,10 @@ def prepare(corpus_dir: Path, output_dir: Path, most_train: int | None = None) -
             f"Dev takes the voices {', '.join(sorted(DEV_VOICES))}, test {', '.join(sorted(TEST_VOICES))}, "
             "train all others."
         )
-    manifests = {split: output_dir / f"{split}.jsonl.gz" for split in splits}
+    part = (
+        "train" if most_train is None else f"train-{most_train}"
+    )  # beside the manifest of all, if that is wanted, too
+    manifests = {split: output_dir / f"{part if split == 'train' else split}.jsonl.gz" for split in splits}
     for split, path in manifests.items():
         write_cuts(flac_copies(splits[split], output_dir / "audio"), path)
     return manifests

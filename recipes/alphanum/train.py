@@ -28,9 +28,15 @@ def main() -> None:
         "--corpus-dir", type=Path, default=ROOT / "data/alphanum", help="as data/alphanum/make.py writes it"
     )
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="where manifests go")
+    parser.add_argument(
+        "--most-train", type=int, default=1500, help="train on so many utterances, for a short demonstration; 0 for all"
+    )
     train(
         parser,
-        lambda args: {split: [path] for split, path in prepare(args.corpus_dir, args.prepared_dir).items()},
+        lambda args: {
+            split: [path]
+            for split, path in prepare(args.corpus_dir, args.prepared_dir, args.most_train or None).items()
+        },
     )
 
 

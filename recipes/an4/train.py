@@ -33,8 +33,7 @@ def main() -> None:
         found = prepare(args.corpus_dir, args.prepared_dir / "an4", args.download_dir)
         splits = {split: [path] for split, path in found.items()}
         if not args.an4_only:
-            name = f"alphanum-{SYNTHETIC_UTTERANCES}"
-            alphanum = prepare_alphanum(ROOT / "data/alphanum", args.prepared_dir / name, SYNTHETIC_UTTERANCES)
+            alphanum = prepare_alphanum(ROOT / "data/alphanum", args.prepared_dir / "alphanum", SYNTHETIC_UTTERANCES)
             splits["train"].append(alphanum["train"])
         return splits
 

@@ -6,6 +6,7 @@ dev.jsonl.gz for training. A run that was interrupted keeps what it had download
 
 import argparse
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -193,7 +194,7 @@ def _is_prepared(utterances: list[Utterance], manifest: Path) -> bool:
 
 def _join(manifests: list[Path], path: Path) -> Path:
     """Puts manifests one after the other; gzip files in a row are one gzip file."""
-    part = path.with_name(f".{path.name}")
+    part = path.with_name(f".{os.getpid()}.{path.name}")
     with part.open("wb") as target:
         for manifest in manifests:
             with manifest.open("rb") as source:

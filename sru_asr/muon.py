@@ -1,0 +1,100 @@
+"""Muon: the momentum of a matrix, orthogonalised, is its step (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+torch's own takes whole matrices, one after the other, in bfloat16. A layer of the SRU is a stack of matrices, one for
+each direction and gate, and the gates' gradients are of very different sizes: each is orthogonalised by itself here,
+which is also half the work, those of all layers in one batch, and on a CPU in float32.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+# Of the quintic whose iteration takes all singular values to about 1 (0.7 to 1.2), however small they are (Jordan).
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+# Root mean square of a step in units of the learning rate: about AdamW's, so that both can share one (Liu et al. 2025,
+# arXiv:2502.16982).
+STEP_SIZE = 0.2
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for some groups of parameters, AdamW for the others.
+
+    Args:
+        groups: as for AdamW. A group with a `block_rows` of n > 0 holds matrices to be updated by Muon, in blocks of n
+            rows (of all rows, if it is more than they have).
+        momentum: decay of Muon's momentum.
+        options: AdamW's; `lr` and `weight_decay` are Muon's, too.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.95, **options: Any) -> None:
+        groups = [{"block_rows": 0} | group for group in groups]
+        for group in groups:
+            group["params"] = list(group["params"])
+            if group["block_rows"] and any(parameter.dim() != 2 for parameter in group["params"]):
+                raise ValueError("Muon is for matrices, found parameters of other dimensions; leave those to AdamW")
+        super().__init__(groups, **options)
+        self.momentum = momentum
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step. The gradients of matrices are gone after it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["block_rows"]:
+                self._step_matrices(group)
+        super().step()  # passes over what has no gradient
+        return loss
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        blocks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # parameters and directions, by shape
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+                state["step"] = torch.tensor(0.0)  # which AdamW asks of every state that it loads
+            state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
+            direction = torch.lerp(parameter.grad, state["momentum"], self.momentum)  # Nesterov's
+            parameter.grad = None
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            rows = group["block_rows"]
+            for pair in zip(parameter.split(rows), direction.split(rows), strict=True):
+                blocks[pair[0].shape].append(pair)
+        for shape, pairs in blocks.items():
+            steps = orthogonalize(torch.stack([direction for _, direction in pairs]))
+            size = group["lr"] * STEP_SIZE * max(shape) ** 0.5
+            torch._foreach_add_([parameter for parameter, _ in pairs], list(steps.to(pairs[0][0])), alpha=-size)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: singular values become 0.7 to 1.2, singular vectors stay.
+
+    Args:
+        matrices: (batch, rows, columns), of any scale.
+
+    Returns:
+        The same shape; float32 on CPUs, bfloat16 elsewhere.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
+    if x.shape[1] > x.shape[2]:
+        return orthogonalize(x.mT).mT
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x

@@ -1,0 +1,115 @@
+"""Muon: against singular value decompositions, AdamW itself and a step written out by hand."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sru_asr.muon import STEP_SIZE, Muon, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 8, 24), (2, 24, 8)])
+def test_orthogonalized_matrices_keep_singular_vectors_and_lose_singular_values(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    found = orthogonalize(matrices * torch.tensor([1e-4, 1.0, 1e4])[: shape[0], None, None])
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    inner = u.mT @ found @ v.mT
+    values = inner.diagonal(dim1=1, dim2=2)
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+    torch.testing.assert_close(inner, torch.diag_embed(values), atol=1e-3, rtol=0)
+
+
+def test_nothing_becomes_of_a_gradient_of_zeros() -> None:
+    assert not orthogonalize(torch.zeros(2, 3, 5)).any()
+
+
+def test_a_step_is_that_of_its_blocks_by_themselves() -> None:
+    """Two steps on a matrix of three blocks, one of them shorter, from the definition."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(10, 6), torch.randn(2, 10, 6)
+    parameter = nn.Parameter(start.clone())
+    optimizer = Muon([{"params": [parameter], "block_rows": 4, "weight_decay": 0.1}], momentum=0.9, lr=0.01)
+    expected, momentum = start.clone(), torch.zeros(10, 6)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.9 * momentum + 0.1 * gradient
+        direction = 0.1 * gradient + 0.9 * momentum
+        expected *= 1 - 0.01 * 0.1
+        for rows in (slice(0, 4), slice(4, 8), slice(8, 10)):
+            expected[rows] -= 0.01 * STEP_SIZE * 6**0.5 * orthogonalize(direction[None, rows])[0]
+    torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_the_size_of_gradients_does_not_matter() -> None:
+    torch.manual_seed(0)
+    gradient, results = torch.randn(6, 6), []
+    for scale in (1e-3, 1e3):
+        parameter = nn.Parameter(torch.zeros(6, 6))
+        parameter.grad = gradient * scale
+        Muon([{"params": [parameter], "block_rows": 3}], lr=0.1).step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+    assert results[0].square().mean().sqrt() == pytest.approx(0.1 * STEP_SIZE, rel=0.3)
+
+
+def test_the_other_parameters_are_left_to_adamw() -> None:
+    torch.manual_seed(0)
+    matrix, vector = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+    other = nn.Parameter(vector.detach().clone())
+    both = Muon([{"params": [matrix], "block_rows": 4}, {"params": [vector], "weight_decay": 0.2}], lr=0.1)
+    alone = torch.optim.AdamW([other], lr=0.1, weight_decay=0.2)
+    for _ in range(3):
+        gradient = torch.randn(4)
+        matrix.grad, vector.grad, other.grad = torch.randn(4, 4), gradient, gradient.clone()
+        both.step()
+        alone.step()
+    assert torch.equal(vector, other)
+
+
+def test_it_goes_on_from_its_state() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 1))
+
+    def make(of: nn.Module) -> Muon:
+        return Muon([{"params": [p], "block_rows": 3 * (p.dim() == 2)} for p in of.parameters()], lr=0.05)
+
+    def steps(of: nn.Module, optimizer: Muon, inputs: list[Tensor]) -> None:
+        for x in inputs:
+            optimizer.zero_grad()
+            of(x).square().mean().backward()
+            optimizer.step()
+
+    inputs = list(torch.randn(6, 4, 5))
+    optimizer = make(model)
+    steps(model, optimizer, inputs[:3])
+    twin = copy.deepcopy(model)
+    resumed = make(twin)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(model, optimizer, inputs[3:])
+    steps(twin, resumed, inputs[3:])
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_closure_is_called_with_gradients_and_its_loss_returned() -> None:
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer = Muon([{"params": [parameter], "block_rows": 2}], lr=0.1)
+
+    def closure() -> float:
+        loss = parameter.square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    losses = [optimizer.step(closure) for _ in range(3)]
+    assert losses[0] == 4
+    assert all(a > b for a, b in itertools.pairwise(losses))
+
+
+def test_vectors_and_convolutions_are_refused() -> None:
+    with pytest.raises(ValueError, match="Muon is for matrices"):
+        Muon([{"params": [nn.Parameter(torch.zeros(3))], "block_rows": 2}], lr=0.1)
