@@ -303,7 +303,7 @@ class StopsAtOnce(Callback):
 
 
 class EpochLine(Callback):
-    """One line per validated epoch: what one reads where no progress bar can be shown, and keeps where one can."""
+    """One line per epoch: what one reads where no progress bar can be shown, and keeps where one can."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
@@ -324,7 +324,8 @@ class EpochLine(Callback):
         line = f"epoch {epoch}" + (f"/{epochs}" if epochs and epochs > 0 else "")
         if "train_loss" in metrics:
             line += f"  train loss {float(metrics['train_loss_epoch']):.3f}"
-        if "val_wer" in metrics:
+        # What is not measured in every epoch is still there from an earlier one.
+        if "val_wer" in metrics and epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             line += f"  dev loss {float(metrics['val_loss']):.3f}  dev WER {100 * float(metrics['val_wer']):.2f} %"
         line += f"  {elapsed:.0f} s"
         if epochs and epochs > epoch:

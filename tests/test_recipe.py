@@ -102,6 +102,13 @@ def test_run_has_the_batches_the_tests_count_on(whole: Path) -> None:
     assert any((whole / "tensorboard").iterdir())
 
 
+def test_an_epoch_that_is_not_measured_shows_no_wer(corpus: Path, tmp_path: Path) -> None:
+    """It used to show that of the last one that was."""
+    result = _train(corpus, tmp_path, "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2")
+    lines = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
+    assert ["dev WER" in line for line in lines] == [False, True, False], result.stdout + result.stderr
+
+
 def test_bfloat16_trains_close_to_float32(corpus: Path, whole: Path, tmp_path: Path) -> None:
     """Lightning refused: it takes a fused optimizer for one that scales losses."""
     result = _train(corpus, tmp_path, "--trainer.precision", "bf16-mixed")
