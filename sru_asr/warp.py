@@ -47,17 +47,26 @@ class Warp(nn.Module):
 
         Returns:
             The same with other numbers of frames, each its old one times `tempo` at most and divided by it at least,
-            rounded.
+            rounded; on a GPU padded to the most that there could be.
         """
         if not self.training or features.shape[1] == 0:
             return features, lengths
         if self.tempo > 1:
-            features, lengths = _stretch(features, lengths, self._factors(lengths, self.tempo))
+            # To ask a GPU for the longest would be to wait for it.
+            on_cpu = features.device.type == "cpu"
+            stretched = self._stretched(lengths)
+            frames = int(stretched.max()) if on_cpu else math.ceil(features.shape[1] * self.tempo)
+            features, lengths = _stretch(features, lengths, stretched, frames), stretched
         if self.vocal_tract > 1:
             features = features @ _band_weights(features.shape[2], self._factors(lengths, self.vocal_tract)).to(
                 features
             )
         return mask_padding(features, lengths), lengths
+
+    def _stretched(self, lengths: Tensor) -> Tensor:
+        """(batch,) int64, the frames that each utterance will have; none only where there are none."""
+        frames = (lengths * self._factors(lengths, self.tempo)).round().long()
+        return frames.clamp(min=1).where(lengths > 0, 0)
 
     @staticmethod
     def _factors(lengths: Tensor, most: float) -> Tensor:
@@ -65,10 +74,9 @@ class Warp(nn.Module):
         return torch.exp((2 * torch.rand(lengths.shape, device=lengths.device) - 1) * math.log(most))
 
 
-def _stretch(features: Tensor, lengths: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each utterance `factors` (batch,) times as many frames; what is behind a length means nothing."""
-    stretched = (lengths * factors).round().long().clamp(min=1).where(lengths > 0, 0)
-    frames = torch.arange(int(stretched.max()), device=features.device)
+def _stretch(features: Tensor, lengths: Tensor, stretched: Tensor, n_frames: int) -> Tensor:
+    """Spread each utterance over `stretched` (batch,) frames, of `n_frames`; what is behind them means nothing."""
+    frames = torch.arange(n_frames, device=features.device)
     # The first and the last frame stay the first and the last.
     last = (lengths - 1).clamp(min=0)
     at = frames * (last / (stretched - 1).clamp(min=1))[:, None]
@@ -77,7 +85,7 @@ def _stretch(features: Tensor, lengths: Tensor, factors: Tensor) -> tuple[Tensor
     width = features.shape[2]
     one = features.gather(1, before[:, :, None].expand(-1, -1, width))
     other = features.gather(1, behind[:, :, None].expand(-1, -1, width))
-    return torch.lerp(one, other, (at - before).clamp(max=1)[:, :, None].to(features)), stretched
+    return torch.lerp(one, other, (at - before).clamp(max=1)[:, :, None].to(features))
 
 
 def _band_weights(n_mels: int, factors: Tensor) -> Tensor:

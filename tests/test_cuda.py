@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_recurrence
@@ -284,35 +285,43 @@ def test_targets_on_a_gpu_that_are_no_tokens_make_the_loss_nan():
 
 
 @GPU
+@pytest.mark.parametrize("consistency", [0.0, 0.2])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_training_step_on_a_gpu_waits_for_nothing(dtype):
+def test_a_training_step_on_a_gpu_waits_for_nothing(dtype, consistency):
+    """What a recipe does in each step: all kinds of parameters, warps, masks, windows, clipping, the average."""
     pytest.importorskip("soundfile", reason="features need sru_asr's own dependencies, which this Python lacks")
-    from sru_asr.features import SpecAugment
+    from sru_asr.average import WeightAverage
+    from sru_asr.data import Batch
     from sru_asr.model import ModelConfig, Recognizer
+    from sru_asr.task import LossConfig, SpeechTask
     from sru_asr.text import CharTokenizer
 
-    model = Recognizer(ModelConfig(hidden_size=32, num_layers=2), CharTokenizer("abc ")).cuda()
-    augment = SpecAugment()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model = Recognizer(ModelConfig(hidden_size=32, num_layers=2), CharTokenizer("abc "))
+    task = SpeechTask(model, loss=LossConfig(consistency=consistency, windowed=0.5)).cuda()
+    task.log = lambda *_, **__: None
+    task.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=100, global_step=0)
+    optimizer = task.configure_optimizers()["optimizer"]
+    average = WeightAverage(0.998)
+    average.on_fit_start(task.trainer, task)
     waveforms, lengths = torch.randn(3, 32000, device="cuda"), torch.tensor([32000, 16000, 20000], device="cuda")
     targets, target_lengths = torch.randint(1, 4, (3, 10), device="cuda"), torch.tensor([10, 3, 7], device="cuda")
+    batch = Batch(waveforms, lengths, targets, target_lengths, [""] * 3, [""] * 3, [""] * 3)
 
     def step():
         with torch.autocast("cuda", dtype, enabled=dtype is not None):
-            features, frames = model.features(waveforms, lengths)
-            log_probs, frames = model.log_probs(augment(features, frames), frames)
-            losses = ctc_loss(log_probs, frames, targets, target_lengths, 0)
-            loss = (losses / target_lengths.clamp(min=1)).mean()
+            loss = task.training_step(batch, 0)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(task.parameters(), 5.0)
         optimizer.step()
+        task.trainer.global_step += 1
+        average.on_train_batch_end(task.trainer, task, None, batch, 0)
         return loss
 
     first = step()  # which loads and allocates
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(20):
+        for _ in range(40):
             last = step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
