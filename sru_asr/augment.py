@@ -25,6 +25,10 @@ BAND_HERTZ = (3300, 7000)
 NOISE_COLOURS = (0.0, 2.0)
 TRIM_SAMPLES = 160  # 10 ms
 TRIM_DB = (18.0, 40.0)  # below the loudest 10 ms
+# Where a recording of one word is clipped to what is loud, hiss counts for nothing.
+CLIP_DB = (8.0, 30.0)
+CLIP_HERTZ = (100, 3400)
+SHORTEST_CLIP = 10  # blocks of 10 ms
 QUIETEST = 1e-4  # root mean square below which there is no speech to set a noise against
 NO_SPEECH_DB = (-90.0, -20.0)  # levels of the noise where nothing is said, the lowest below all that 16 bits can hold
 
@@ -46,6 +50,8 @@ class AugmentConfig:
         gain_db: most by which the level changes.
         trim: probability that what is quiet at both ends is cut off, faint consonants at times included, as recordings
             of single words often have it.
+        clip: probability that of a word said alone only the loud middle is left, so that SIX keeps its vowel and loses
+            both its S, as in recordings that loudness starts and stops.
         padding_seconds: most that is added on either side, silent but for the noise.
         no_speech: share of utterances replaced by noise of any level in which nothing is said.
     """
@@ -59,11 +65,12 @@ class AugmentConfig:
     band: float = 0.15
     gain_db: float = 10.0
     trim: float = 0.3
+    clip: float = 0.3
     padding_seconds: float = 0.2
     no_speech: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("noise", "reverb", "channel", "band", "trim", "no_speech"):
+        for name in ("noise", "reverb", "channel", "band", "trim", "clip", "no_speech"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment {name} must be a probability from 0 to 1, found {getattr(self, name)}")
         for name in ("channel_db", "gain_db", "padding_seconds"):
@@ -77,7 +84,7 @@ class AugmentConfig:
     @classmethod
     def none(cls) -> AugmentConfig:
         """Leaves audio as it is."""
-        return cls(noise=0, reverb=0, channel=0, band=0, gain_db=0, trim=0, padding_seconds=0, no_speech=0)
+        return cls(noise=0, reverb=0, channel=0, band=0, gain_db=0, trim=0, clip=0, padding_seconds=0, no_speech=0)
 
 
 class Augmented:
@@ -98,11 +105,12 @@ class Augmented:
         self._random = np.random.default_rng(zlib.crc32(key.encode()))
         self.has_speech = not self._happens(config.no_speech)
 
-    def __call__(self, waveform: Tensor) -> Tensor:
+    def __call__(self, waveform: Tensor, n_words: int = 0) -> Tensor:
         """Change a waveform.
 
         Args:
             waveform: (samples,) float32 in [-1, 1] at 16 kHz.
+            n_words: that are said in it; 0 where nobody knows.
 
         Returns:
             (samples,) float32, of the same level up to `gain_db`, so that peaks may lie above 1; with `padding_seconds`
@@ -112,6 +120,8 @@ class Augmented:
         samples: Array = waveform.numpy()
         if self.has_speech:
             samples = self._trimmed(samples)
+            if n_words == 1 and self._happens(config.clip):
+                samples = self._clipped(samples)
             level = _rms(samples)
             samples = self._padded(self._filtered(samples))
         else:
@@ -139,6 +149,19 @@ class Augmented:
         (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*TRIM_DB) / 10))
         left = samples[loud[0] * TRIM_SAMPLES : (loud[-1] + 1) * TRIM_SAMPLES]
         return left if 2 * len(left) >= len(samples) else samples
+
+    def _clipped(self, samples: Array) -> Array:
+        """From the first to the last block whose speech is as loud as the loudest block's but for something drawn."""
+        blocks = samples[: len(samples) // TRIM_SAMPLES * TRIM_SAMPLES].reshape(-1, TRIM_SAMPLES)
+        if len(blocks) < SHORTEST_CLIP:
+            return samples
+        hertz = np.fft.rfftfreq(TRIM_SAMPLES, 1 / SAMPLE_RATE)
+        low, high = CLIP_HERTZ
+        spectrum = np.fft.rfft(blocks * np.hanning(TRIM_SAMPLES).astype(np.float32))
+        power = np.square(np.abs(spectrum[:, (hertz >= low) & (hertz <= high)])).sum(1)
+        (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*CLIP_DB) / 10))
+        first, last = loud[0], max(loud[-1] + 1, loud[0] + SHORTEST_CLIP)
+        return samples[first * TRIM_SAMPLES : last * TRIM_SAMPLES]
 
     def _padded(self, samples: Array) -> Array:
         most = self.config.padding_seconds * SAMPLE_RATE

@@ -133,7 +133,8 @@ class SpeechDataset(Dataset[Batch]):
         ]
         tokens = [self.tokenizer.encode(text) if self.tokenizer else [] for text in texts]
         waveforms = [
-            change(load_waveform(cut, self.speed(epoch, cut.id))) for cut, change in zip(cuts, changes, strict=True)
+            change(load_waveform(cut, self.speed(epoch, cut.id)), len(text.split()))
+            for cut, change, text in zip(cuts, changes, texts, strict=True)
         ]
         return Batch(
             waveforms=pad_sequence(waveforms, batch_first=True),

@@ -44,11 +44,11 @@ def test_whatever_comes_out_is_finite_speech_of_about_the_same_length(samples, k
         noise=probability, reverb=probability, channel=probability, band=probability, trim=probability
     )
     waveform = signal(samples, seed)
-    found = Augmented(config, key)(waveform)
+    found = Augmented(config, key)(waveform, 2)
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
     assert samples / 2 <= len(found) <= samples + 2 * config.padding_seconds * 16_000
-    again = Augmented(config, key)(waveform)
+    again = Augmented(config, key)(waveform, 2)
     assert torch.equal(found, again)
 
 
@@ -100,6 +100,39 @@ def test_a_click_does_not_pass_for_the_word():
     waveform = 0.01 * signal()
     waveform[200:300] = 1
     assert torch.equal(changed(waveform, trim=1), waveform)
+
+
+def word_like_six(seconds_of_vowel=0.12):
+    """A low tone between two louder hisses."""
+    time = torch.arange(int(seconds_of_vowel * 16_000)) / 16_000
+    vowel = 0.1 * torch.sin(2 * math.pi * 500 * time)
+    spectrum = torch.fft.rfft(signal(3_200, seed=1))
+    spectrum[: int(len(spectrum) * 5 / 8)] = 0  # from 5 kHz on
+    hiss = 5 * torch.fft.irfft(spectrum)
+    return hiss, vowel
+
+
+@pytest.mark.parametrize("key", ["a", "b", "c", "d", "e", "f"])
+def test_of_one_word_clipping_leaves_the_vowel_however_loud_its_hisses_are(key):
+    hiss, vowel = word_like_six()
+    assert power(hiss) > power(vowel)
+    word = torch.cat([hiss, vowel, hiss])
+    found = Augmented(replace(NONE, clip=1.0), key)(word, 1)
+    assert abs(len(found) - len(vowel)) <= 3 * 160
+    start = next(i for i in range(0, len(word), 160) if torch.equal(word[i : i + len(found)], found))
+    assert abs(start - len(hiss)) <= 2 * 160
+    for n_words in (0, 2):
+        assert torch.equal(Augmented(replace(NONE, clip=1.0), key)(word, n_words), word)
+
+
+def test_clipping_leaves_at_least_a_tenth_of_a_second():
+    hiss, vowel = word_like_six(0.02)
+    found = [len(Augmented(replace(NONE, clip=1.0), str(i))(torch.cat([hiss, vowel, hiss]), 1)) for i in range(30)]
+    assert min(found) == 1_600
+    short = signal(1_500)
+    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(short, 1), short)
+    silence = torch.zeros(16_000)
+    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(silence, 1), silence)
 
 
 def test_padding_does_not_make_noise_quieter():
