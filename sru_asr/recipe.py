@@ -470,6 +470,7 @@ def _quieten() -> None:
         ".*LeafSpec.*",
         ".*number of training batches.*smaller than the logging interval.*",
         ".*already saved the checkpoint.*",
+        ".*callbacks used to create the checkpoint.*",  # where a run goes on with other --checkpoint-steps
         ".*your dataloader is not resumable.*",  # ours is: see BatchSampler.skip
         ".*when logging on epoch level in distributed setting.*",  # WER is reduced already; the loss shown is rank 0's
         ".*Grad strides do not match bucket view strides.*",  # of the first convolution, which has few weights
