@@ -112,6 +112,7 @@ def training_candidates(batch: int, frames: int, width: int) -> Candidates:
     candidates = {"ours": step(SRU(2 * width, width, batch_first=True, bidirectional=True).cuda().bfloat16(), x)}
     for dtype in (torch.float16, torch.bfloat16):
         lstm = nn.LSTM(2 * width, width, batch_first=True, bidirectional=True).cuda().to(dtype)
+        lstm.flatten_parameters()  # or it would copy them in each call
         candidates[f"LSTM {str(dtype).removeprefix('torch.')}"] = step(lstm, x.to(dtype))
     if importlib.util.find_spec("sru"):
         import sru

@@ -11,6 +11,7 @@ from sru_asr.cli import run
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # recipes are scripts beside each other, no package
 from alphanum.prepare import ROOT
 from alphanum.prepare import prepare as prepare_alphanum
+from an4.digits import prepare_digits
 from an4.prepare import prepare as prepare_an4
 from fsdd.prepare import prepare as prepare_fsdd
 
@@ -27,13 +28,15 @@ def prepare(corpora_dir: Path | None, prepared_dir: Path, download_dir: Path) ->
 
     Returns:
         The manifests by corpus (`an4`, `fsdd`, `alphanum`) and split: `train` and `dev`, and `test` where there is one.
+        AN4's `digits` are those of its training part, cut out.
 
     Raises:
         ValueError: A corpus is not as expected, or could not be fetched.
     """
     an4, fsdd = (None if corpora_dir is None else corpora_dir / name for name in ("an4", "fsdd"))
+    of_an4 = prepare_an4(an4, prepared_dir / "an4", download_dir)
     return {
-        "an4": prepare_an4(an4, prepared_dir / "an4", download_dir),
+        "an4": of_an4 | {"digits": prepare_digits(of_an4["train"], prepared_dir / "an4/digits.jsonl.gz")},
         "fsdd": prepare_fsdd(fsdd, prepared_dir / "fsdd", download_dir),
         "alphanum": prepare_alphanum(ROOT / "data/alphanum", prepared_dir / "alphanum"),
     }

@@ -20,11 +20,13 @@ def main() -> None:
     parser = training_parser(
         "alphanum_en",
         __doc__,
-        trainer__max_epochs=60,
+        trainer__max_epochs=20,
+        trainer__check_val_every_n_epoch=2,
         data__max_batch_seconds=30.0,
         data__vocab_size=250,
         data__speeds=[0.85, 1.0, 1.15],
-        loss__windowed=0.4,
+        loss__consistency=0.2,
+        loss__windowed=1.0,  # the second of the two views
         model__hidden_size=208,
         optimizer__warmup=0.1,
     )
@@ -32,7 +34,8 @@ def main() -> None:
 
     def manifests(args: Namespace) -> dict[str, list[Path]]:
         corpora = prepare(args.corpora_dir, args.prepared_dir, args.download_dir)
-        return {split: [corpus[split] for corpus in corpora.values()] for split in ("train", "dev")}
+        splits = {split: [corpus[split] for corpus in corpora.values()] for split in ("train", "dev")}
+        return splits | {"train": [*splits["train"], corpora["an4"]["digits"]]}
 
     train(parser, manifests)
 
