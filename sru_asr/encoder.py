@@ -126,7 +126,9 @@ class Encoder(nn.Module):
         x, _ = self.sru(x, lengths=lengths, chunk=chunk, lookahead=lookahead)
         return self.norm(x), lengths
 
-    def advance(self, window: Tensor, chunk: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, window: Tensor, chunk: int, state: Tensor | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One window of subsampled frames, as :meth:`sru_asr.SRU.advance`; normalised."""
-        x, state = self.sru.advance(window, chunk, state)
+        x, state = self.sru.advance(window, chunk, state, lengths)
         return self.norm(x), state

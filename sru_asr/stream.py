@@ -1,14 +1,18 @@
-"""The recogniser fed piece by piece: what it emits equals, to rounding, what it emits for the whole utterance."""
+"""Utterances fed piece by piece, alone or many at a time: what is said of them equals, to rounding, what offline is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sru_asr.audio import LOUDEST, AudioError
-from sru_asr.features import HOP_SAMPLES, PAST_SAMPLES, frame_count
+from sru_asr.features import HOP_SAMPLES, PAST_SAMPLES
 
 if TYPE_CHECKING:  # a recogniser transcribes long audio through a stream of its own
     from sru_asr.model import Recognizer
@@ -37,12 +41,11 @@ def check_waveform(waveform: object) -> Tensor:
     return waveform
 
 
-def _integer(function: object, value: int) -> int:
-    return int(function(torch.tensor(value)))  # type: ignore[operator]
-
-
 class Stream:
     """One utterance, as it comes in. Holds no more than a window of audio, whatever the length.
+
+    `push` and `finish` compute at once. Who has many streams takes audio in with `accept` and `end`, and lets `advance`
+    compute them together.
 
     Args:
         model: in evaluation mode, and from now on on the device where it is.
@@ -56,76 +59,171 @@ class Stream:
         self.model = model
         self.chunk = chunk
         self.lookahead = lookahead
-        self.samples = 0  # pushed so far
+        self.samples = 0  # taken in so far
         self.finished = False
         self._device = model.device
-        self._factor = model.encoder.subsampling.factor
-        # Frames of audio to hold before the next one: those that it sees, and those whose own past is not held.
-        self._past = model.encoder.subsampling.past_frames - (-PAST_SAMPLES // (self._factor * HOP_SAMPLES))
-        self._audio = torch.zeros(
-            1, 0, device=self._device
-        )  # the last of them, from the first that a later frame needs
-        self._first = 0  # the frame that `_audio` begins with
+        self._first = 0  # the frame that `_audio` begins with: the first that a later frame needs
         self._frames = 0  # subsampled frames made so far
-        self._pending = torch.zeros(
-            1, 0, model.encoder.width, device=self._device
-        )  # those that no chunk has emitted yet
-        self._state: Tensor | None = None
+        self._audio = torch.zeros(0, device=self._device)
+        self._pending = torch.zeros(0, model.encoder.width, device=self._device)  # those that no chunk has emitted yet
+        sru = model.encoder.sru
+        self._state = torch.zeros(sru.num_layers, sru.hidden_size, device=self._device)
 
-    @torch.inference_mode()
     def push(self, waveform: Tensor) -> Tensor:
         """Take in (samples,) float32 at 16 kHz, any number; return what can be said now, (frames, vocab).
 
         Raises:
             AudioError: not a waveform; nothing of it has been taken in.
-            RuntimeError: `finish` has been called.
+            RuntimeError: the utterance has been ended.
         """
-        self._check_open()
-        waveform = check_waveform(waveform).to(self._device)
-        self.samples += waveform.shape[0]
-        self._audio = torch.cat([self._audio, waveform[None]], 1)
-        # A frame is final once all features that it stands for are there: it sees none behind them.
-        self._subsample(_integer(frame_count, self.samples) // self._factor)
-        return self._emit(self.chunk + self.lookahead)
+        self.accept(waveform)
+        return advance([self])[0]
 
-    @torch.inference_mode()
     def finish(self) -> Tensor:
         """End the utterance; return the rest, (frames, vocab).
 
         Raises:
-            RuntimeError: it has been called before.
+            RuntimeError: that has been done before.
         """
+        self.end()
+        return advance([self])[0]
+
+    def accept(self, waveform: Tensor) -> None:
+        """As `push`, but nothing is computed yet."""
+        self._check_open()
+        waveform = check_waveform(waveform).to(self._device)
+        self.samples += waveform.shape[0]
+        self._audio = torch.cat([self._audio, waveform])
+
+    def end(self) -> None:
+        """As `finish`, but nothing is computed yet."""
         self._check_open()
         self.finished = True
-        self._subsample(_integer(self.model.encoder.subsampling.lengths, _integer(frame_count, self.samples)))
-        return self._emit(1)
+
+    def save(self) -> bytes:
+        """All that there is to know of an utterance that goes on: a safetensors file of constant size; see `load`.
+
+        Raises:
+            RuntimeError: the utterance has been ended.
+        """
+        self._check_open()
+        numbers = [self.chunk, self.lookahead, self.samples, self._first, self._frames]
+        tensors = {"audio": self._audio, "pending": self._pending, "state": self._state}
+        return save(
+            {"numbers": torch.tensor(numbers)} | {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        )
+
+    @classmethod
+    def load(cls, model: Recognizer, saved: bytes) -> Stream:
+        """The stream that `save` wrote, to go on with the same model, perhaps in another process.
+
+        Raises:
+            ValueError: it was not written so, or for a model of another architecture.
+        """
+        try:
+            tensors = load(saved)
+            if tensors["numbers"].dtype != torch.int64:
+                raise ValueError(f"its numbers are {tensors['numbers'].dtype}")
+            chunk, lookahead, samples, first, frames = tensors["numbers"].tolist()
+            stream = cls(model, chunk, lookahead)
+            stream.samples, stream._first, stream._frames = samples, first, frames
+            audio, pending, state = (tensors[name].float().to(model.device) for name in ("audio", "pending", "state"))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected a stream as Stream.save writes it, found other bytes ({error})") from error
+        for name, found, of_model in (("pending", pending, stream._pending), ("state", state, stream._state)):
+            if found.dim() != 2 or found.shape[1] != of_model.shape[1] or not torch.isfinite(found).all():
+                raise ValueError(f"expected {name} for this model, found {tuple(found.shape)}; is it another model's?")
+        if state.shape != stream._state.shape:
+            raise ValueError(f"expected states of {tuple(stream._state.shape)}, found {tuple(state.shape)}")
+        consistent = 0 <= first <= frames <= stream._ready and audio.shape == (samples - first * stream._hop,)
+        if not consistent or not (audio.abs() <= LOUDEST).all():
+            raise ValueError("expected a stream as Stream.save writes it, found one whose parts do not fit together")
+        stream._audio, stream._pending, stream._state = audio, pending, state
+        return stream
 
     def _check_open(self) -> None:
         if self.finished:
             raise RuntimeError("this Stream is finished: a Stream is one utterance, make a new one for the next")
 
-    def _subsample(self, frames: int) -> None:
-        """Make subsampled frames up to `frames`. The audio before the first gives it its left context."""
-        if frames <= self._frames:
-            return
-        audio = self._audio[:, : (frames * self._factor - self._first * self._factor) * HOP_SAMPLES]
-        features, lengths = self.model.features(audio, torch.tensor([audio.shape[1]], device=self._device))
-        made, _ = self.model.encoder.subsampling(features, lengths)
-        self._pending = torch.cat([self._pending, made[:, self._frames - self._first :]], 1)
-        self._frames = frames
-        first = max(frames - self._past, 0)
-        self._audio = self._audio[:, (first - self._first) * self._factor * HOP_SAMPLES :]
-        self._first = first
+    @property
+    def _hop(self) -> int:
+        """Samples to a subsampled frame."""
+        return self.model.encoder.subsampling.factor * HOP_SAMPLES
 
-    def _emit(self, least: int) -> Tensor:
-        """Advance window by window while at least `least` frames are pending."""
-        emitted = []
-        while self._pending.shape[1] >= least:
-            window = self._pending[:, : self.chunk + self.lookahead]
-            chunk = min(self.chunk, window.shape[1])
-            states, self._state = self.model.encoder.advance(window, chunk, self._state)
-            emitted.append(self.model.ctc(states)[0])
-            self._pending = self._pending[:, chunk:]
-        if not emitted:
-            return torch.zeros(0, self.model.tokenizer.vocab_size, device=self._device)
-        return torch.cat(emitted)
+    @property
+    def _ready(self) -> int:
+        """Subsampled frames that there is audio for. A frame sees none behind its own, so the last may be a part."""
+        return (
+            -(-(self.samples // HOP_SAMPLES * HOP_SAMPLES) // self._hop) if self.finished else self.samples // self._hop
+        )
+
+    @property
+    def _due(self) -> bool:
+        """Whether a window can be computed."""
+        return self._pending.shape[0] >= (1 if self.finished else self.chunk + self.lookahead)
+
+
+@torch.inference_mode()
+def advance(streams: Sequence[Stream]) -> list[Tensor]:
+    """Compute what streams can say now, all together: many streams cost little more than one while they are few.
+
+    Args:
+        streams: of one model; windows may be of any sizes, and those of one size are computed side by side.
+
+    Returns:
+        For each stream (frames, vocab) float32, natural logs of probabilities: to rounding what it says alone.
+
+    Raises:
+        ValueError: the streams are of several models, or one is there twice.
+    """
+    if len({id(stream.model) for stream in streams}) > 1 or len({id(stream) for stream in streams}) < len(streams):
+        raise ValueError("expected streams of one model, each of them once")
+    _subsample([stream for stream in streams if stream._ready > stream._frames])
+    said: dict[int, list[Tensor]] = {id(stream): [] for stream in streams}
+    while due := [stream for stream in streams if stream._due]:
+        sizes: dict[tuple[int, int], list[Stream]] = {}
+        for stream in due:
+            sizes.setdefault((stream.chunk, stream.lookahead), []).append(stream)
+        for of_one_size in sizes.values():
+            for stream, log_probs in zip(of_one_size, _next_window(of_one_size), strict=True):
+                said[id(stream)].append(log_probs)
+    return [
+        torch.cat(said[id(stream)] or [torch.zeros(0, stream.model.tokenizer.vocab_size, device=stream._device)])
+        for stream in streams
+    ]
+
+
+def _subsample(streams: list[Stream]) -> None:
+    """Make all the subsampled frames that there is audio for. The audio before the first gives it its left context."""
+    if not streams:
+        return
+    encoder, features = streams[0].model.encoder, streams[0].model.features
+    # Frames of audio to hold before the next one: those that it sees, and those whose own past is not held.
+    past = encoder.subsampling.past_frames - (-PAST_SAMPLES // streams[0]._hop)
+    audio = [stream._audio[: (stream._ready - stream._first) * stream._hop] for stream in streams]
+    lengths = torch.tensor([len(samples) for samples in audio], device=audio[0].device)
+    made, _ = encoder.subsampling(*features(pad_sequence(audio, batch_first=True), lengths))
+    for stream, frames in zip(streams, made, strict=True):
+        new = frames[stream._frames - stream._first : stream._ready - stream._first]
+        stream._pending = torch.cat([stream._pending, new])
+        stream._frames = stream._ready
+        first = max(stream._frames - past, 0)
+        stream._audio = stream._audio[(first - stream._first) * stream._hop :]
+        stream._first = first
+
+
+def _next_window(streams: list[Stream]) -> list[Tensor]:
+    """Compute the next window of each of some streams with windows of one size; return what their chunks say."""
+    model, size = streams[0].model, streams[0].chunk + streams[0].lookahead
+    windows = [stream._pending[:size] for stream in streams]
+    frames = torch.tensor([len(window) for window in windows], device=windows[0].device)
+    batch = pad_sequence(windows, batch_first=True)
+    chunk = min(streams[0].chunk, batch.shape[1])
+    states, after = model.encoder.advance(batch, chunk, torch.stack([stream._state for stream in streams], 1), frames)
+    said = []
+    for stream, window, log_probs, state in zip(streams, windows, model.ctc(states), after.unbind(1), strict=True):
+        n = min(chunk, len(window))  # of an utterance that has ended less than a chunk may be left
+        said.append(log_probs[:n])
+        stream._pending = stream._pending[n:]
+        stream._state = state.clone()  # not the others' with it
+    return said

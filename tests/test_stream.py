@@ -3,13 +3,14 @@
 from itertools import pairwise
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sru_asr.audio import AudioError
 from sru_asr.model import ModelConfig, Recognizer
-from sru_asr.stream import Stream
+from sru_asr.stream import Stream, advance
 from sru_asr.text import CharTokenizer
 
 
@@ -104,6 +105,112 @@ def test_streams_do_not_meet():
     for stream, waveform, found in zip(streams, (first, second), emitted, strict=True):
         found = torch.cat([*found, stream.finish()])
         torch.testing.assert_close(found, offline(waveform, 4, 2), rtol=0, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(utterances(), st.sampled_from([(1, 0), (1, 7), (4, 4), (9, 2)]), st.integers(0, 5)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 1_000),
+    st.sampled_from([4, 2]),
+)
+def test_many_streams_advance_together_as_each_would_alone(sessions, seed, subsampling):
+    """Of all lengths and windows, begun at different times, in pieces of their own, ended when they are over."""
+    model = MODELS[subsampling]
+    waveforms = [speech(n_samples, seed + i) for i, ((n_samples, _), _, _) in enumerate(sessions)]
+    streams = [Stream(model, *window) for _, window, _ in sessions]
+    plans = [
+        [None] * start + list(waveform.split([*sizes, len(waveform) - sum(sizes)])) + ["end"]
+        for waveform, ((_, sizes), _, start) in zip(waveforms, sessions, strict=True)
+    ]
+    said = [[] for _ in streams]
+    for turn in range(max(map(len, plans))):
+        for stream, plan in zip(streams, plans, strict=True):
+            piece = plan[turn] if turn < len(plan) else None
+            if piece is not None:
+                stream.end() if isinstance(piece, str) else stream.accept(piece)
+        for found, log_probs in zip(said, advance(streams), strict=True):
+            found.append(log_probs)
+    for waveform, (_, window, _), found in zip(waveforms, sessions, said, strict=True):
+        torch.testing.assert_close(torch.cat(found), offline(waveform, *window, model), rtol=0, atol=1e-4)
+
+
+def test_streams_of_two_models_or_twice_the_same_do_not_advance_together():
+    stream = Stream(MODEL, 4, 2)
+    for streams in ([stream, Stream(MODELS[2], 4, 2)], [stream, stream]):
+        with pytest.raises(ValueError, match="streams of one model, each of them once"):
+            advance(streams)
+    assert advance([]) == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(utterances(), st.integers(1, 9), st.integers(0, 9), st.integers(0, 30), st.booleans())
+def test_a_saved_stream_goes_on_elsewhere(utterance, chunk, lookahead, when, computed):
+    n_samples, sizes = utterance
+    waveform = speech(n_samples)
+    stream, said = Stream(MODEL, chunk, lookahead), []
+    for number, piece in enumerate(waveform.split([*sizes, len(waveform) - sum(sizes)])):
+        if number == when:
+            if not computed:
+                stream.accept(piece[:1])
+                piece = piece[1:]
+            stream = Stream.load(MODEL, stream.save())
+        said.append(stream.push(piece))
+    expected = offline(waveform, chunk, lookahead)
+    torch.testing.assert_close(torch.cat([*said, stream.finish()]), expected, rtol=0, atol=1e-4)
+
+
+def test_what_is_saved_is_of_constant_size():
+    stream = Stream(MODEL, 5, 3)
+    sizes = set()
+    for piece in speech(60 * 16_000).split(8 * 640):
+        stream.push(piece)
+        sizes.add(len(stream.save()))
+    assert max(sizes) - min(sizes) < 5 * 128 + 64  # the frames of a chunk, and padding
+    assert max(sizes) < 40_000
+    stream.finish()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        stream.save()
+
+
+def tampered(**changes):
+    """A stream's bytes with other tensors in them."""
+    stream = Stream(MODEL, 5, 3)
+    stream.push(speech(20_000))
+    tensors = safetensors.torch.load(stream.save())
+    for name, change in changes.items():
+        tensors[name] = change(tensors[name])
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None})
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        b"",
+        b"{}",
+        bytes(range(256)) * 9,
+        tampered()[:-50],
+        tampered(numbers=lambda _: None),
+        tampered(numbers=lambda numbers: numbers[:4]),
+        tampered(numbers=lambda numbers: numbers * torch.tensor([0, 1, 1, 1, 1])),
+        tampered(numbers=lambda numbers: numbers + torch.tensor([0, 0, 1, 0, 0])),
+        tampered(numbers=lambda numbers: numbers + torch.tensor([0, 0, 0, 0, 99])),
+        tampered(numbers=lambda numbers: numbers.neg()),
+        tampered(numbers=lambda numbers: numbers.double()),
+        tampered(audio=lambda audio: audio[1:]),
+        tampered(audio=lambda audio: audio * torch.nan),
+        tampered(pending=lambda pending: pending[:, 1:]),
+        tampered(pending=lambda pending: pending * torch.inf),
+        tampered(state=lambda state: state[:1]),
+        tampered(state=lambda state: state[None]),
+    ],
+)
+def test_what_no_stream_saved_is_refused(saved):
+    with pytest.raises(ValueError, match="expected"):
+        Stream.load(MODEL, saved)
 
 
 def held_bytes(stream):
