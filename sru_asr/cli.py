@@ -12,7 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from sru_asr.build import BuildError
 if TYPE_CHECKING:
     import torch
 
+    from sru_asr.live import Caption
     from sru_asr.model import Recognizer
 
 OK, SOME_FAILED, UNUSABLE = 0, 1, 2
@@ -116,6 +118,56 @@ def _parser() -> argparse.ArgumentParser:
         help="recognise through windows of so many milliseconds, as live recognition does (default: full context)",
     )
     evaluate.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
+
+    stream = _command(
+        commands,
+        "stream",
+        _stream,
+        "recognise speech while it is spoken",
+        "Of the microphone, a file, or raw samples on standard input. A line is printed when somebody pauses; on a\n"
+        "terminal what has been recognised of it shows before. Ctrl-C ends it.\n"
+        "exit status: 0 all went well, 1 a fault ended the audio, 2 nothing could be recognised\n"
+        "example: sru-asr stream\n"
+        "example: sru-asr stream --latency 640 --realtime speech.wav\n"
+        "in a pipe: arecord -t raw -f S16_LE -r 16000 | sru-asr stream --format json -",
+    )
+    _add_model(stream)
+    stream.add_argument(
+        "--latency",
+        type=float,
+        default=320.0,
+        metavar="MS",
+        help="wait so many milliseconds before a sound is recognised; less is quicker and errs more (default: 320)",
+    )
+    stream.add_argument(
+        "--window",
+        type=int,
+        nargs=2,
+        metavar=("CHUNK", "LOOKAHEAD"),
+        help="instead of --latency, for experts: frames recognised at a time, and those waited for behind them",
+    )
+    stream.add_argument(
+        "--pause", type=float, default=0.8, metavar="S", help="seconds of silence that end a line (default: 0.8)"
+    )
+    stream.add_argument("--realtime", action="store_true", help="read a file no faster than it would be spoken")
+    stream.add_argument(
+        "--rate", type=int, default=16_000, metavar="HZ", help="of the samples on standard input (default: 16000)"
+    )
+    stream.add_argument("--device-name", metavar="NAME", help="of the microphone; python -m sounddevice lists them")
+    stream.add_argument(
+        "--format",
+        choices=("txt", "json"),
+        default="txt",
+        help="txt: a line for each utterance; json: an object for each change, with `text`, `final`, and `words` with "
+        "their times in seconds (default: txt)",
+    )
+    stream.add_argument(
+        "audio",
+        nargs="?",
+        metavar="AUDIO",
+        help="a file, or - for raw samples (signed 16 bits, little-endian, one channel) on standard input; "
+        "left out: the microphone",
+    )
 
     info = _command(commands, "info", _info, "print versions, and which kernels run and why", "example: sru-asr info")
     info.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
@@ -223,6 +275,74 @@ def _transcribe(args: argparse.Namespace) -> int:
     if n_failed == len(args.audio):
         return UNUSABLE
     return SOME_FAILED if n_failed else OK
+
+
+def _stream(args: argparse.Namespace) -> int:
+    model = _load(args)
+    from sru_asr.live import Live
+    from sru_asr.source import from_file, from_microphone, from_pcm
+    from sru_asr.windows import window_of
+
+    try:
+        chunk, lookahead = args.window or window_of(args.latency, model.frames_per_second)
+        live = Live(model, chunk, lookahead, args.pause)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if args.audio is None:
+        pieces = from_microphone(args.device_name)
+    elif args.audio == "-":
+        pieces = from_pcm(sys.stdin.buffer, args.rate)
+    else:
+        pieces = from_file(args.audio, args.realtime)
+    fault = None
+    with _captions(args.format) as show, _autocast(model, args.precision):
+        try:
+            for piece in pieces:
+                show(live.push(piece))
+        except ValueError as error:
+            fault = error
+        except KeyboardInterrupt:
+            if args.audio is not None:
+                show(live.finish())
+                raise
+        show(live.finish())
+    if fault is None:
+        return OK
+    if live.stream.samples == 0:
+        raise CommandError(str(fault)) from fault
+    print(f"sru-asr: {fault}", file=sys.stderr)
+    return SOME_FAILED
+
+
+@contextmanager
+def _captions(format: str) -> Iterator[Callable[[Iterable[Caption]], None]]:
+    """Print captions: those that are not final only as JSON, or in the last line of a terminal."""
+    from rich.console import Console
+    from rich.live import Live as LastLine
+    from rich.text import Text
+
+    console = Console()
+    if format == "txt" and console.is_terminal:
+        with LastLine(console=console, transient=True, refresh_per_second=20) as last_line:
+
+            def show(captions: Iterable[Caption]) -> None:
+                for caption in captions:
+                    if caption.final:
+                        console.print(Text(caption.text))
+                    last_line.update(Text("" if caption.final else caption.text, style="dim"))
+
+            yield show
+        return
+
+    def write(captions: Iterable[Caption]) -> None:
+        for caption in captions:
+            if format == "json":
+                words = [word._asdict() for word in caption.words]
+                print(json.dumps({"text": caption.text, "final": caption.final, "words": words}), flush=True)
+            elif caption.final:
+                print(caption.text, flush=True)
+
+    yield write
 
 
 def _evaluate(args: argparse.Namespace) -> int:

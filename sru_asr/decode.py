@@ -58,3 +58,37 @@ def collapse(scores: Tensor, ids: Tensor, lengths: Tensor) -> list[Path]:
         frames = row_keep[:length].nonzero().flatten()
         paths.append(Path(row_ids[frames].tolist(), frames.tolist(), float(row_scores[:length].sum())))
     return paths
+
+
+class Greedy:
+    """`greedy` of one utterance that comes piece by piece.
+
+    Attributes:
+        path: What is decoded so far. Its lists grow as the utterance does; `forget` shortens them.
+        n_frames: Frames taken in.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path([], [], 0.0)
+        self.n_frames = 0
+        self._last = BLANK
+
+    def push(self, log_probs: Tensor) -> None:
+        """Take in the next frames: (frames, vocab)."""
+        scores, ids = log_probs.max(-1)
+        for token, score in zip(ids.tolist(), scores.tolist(), strict=True):
+            self.step(token, score)
+
+    def step(self, token: int, score: float) -> None:
+        """Take in the best token of the next frame and the log of its probability."""
+        tokens, frames, total = self.path
+        if token not in (BLANK, self._last):
+            tokens.append(token)
+            frames.append(self.n_frames)
+        self._last = token
+        self.n_frames += 1
+        self.path = Path(tokens, frames, total + score)
+
+    def forget(self, n_tokens: int) -> None:
+        """Drop the first tokens, which somebody has written down; the score starts anew."""
+        self.path = Path(self.path.tokens[n_tokens:], self.path.frames[n_tokens:], 0.0)

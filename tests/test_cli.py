@@ -13,6 +13,8 @@ import soundfile
 import torch
 
 from sru_asr import __version__, cli
+from sru_asr.audio import read
+from sru_asr.decode import greedy
 from sru_asr.evaluation import evaluate
 from sru_asr.manifest import read_manifest
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
@@ -22,12 +24,12 @@ from sru_asr.windows import window_of
 # What a process prints waits in a buffer until it is flushed.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 RECIPES = Path(__file__).parents[1] / "recipes"
-COMMANDS = ["transcribe", "evaluate", "info"]
+COMMANDS = ["transcribe", "stream", "evaluate", "info"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model, three audio files and one that is none."""
+    """A model, four audio files and one that is none."""
     folder = tmp_path_factory.mktemp("cli")
     torch.manual_seed(0)
     model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=6), CharTokenizer())
@@ -37,6 +39,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i, name in enumerate("abc"):
         soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(8_000 * (i + 1)), 16_000)
+    soundfile.write(folder / "long.wav", 0.1 * rng.standard_normal(60 * 16_000), 16_000)
     (folder / "text.wav").write_text("HELLO WORLD\n" * 20)
     return folder
 
@@ -487,3 +490,78 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(folder, command):
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# stream
+
+
+def captions(output):
+    return [json.loads(line) for line in output]
+
+
+def test_a_streamed_file_gives_what_its_windows_give_offline(capsys, folder):
+    status, output, error = run(capsys, "stream", "--model", ".", "--window", "3", "2", "--pause", "60", "c.wav")
+    assert (status, error) == (0, "")
+    model, waveform = load_model(folder), read(folder / "c.wav")
+    with torch.inference_mode():
+        (path,) = greedy(*model(waveform[None], torch.tensor([len(waveform)]), 3, 2))
+    assert output == [" ".join(model.tokenizer.decode(path.tokens).split())]
+    assert len(output[0]) >= 3
+
+
+def test_json_has_each_change_with_the_times_of_words(capsys):
+    arguments = ("stream", "--model", ".", "--latency", "160", "--pause", "60")
+    status, output, _ = run(capsys, *arguments, "--format", "json", "c.wav")
+    found = captions(output)
+    assert status == 0
+    assert [caption["final"] for caption in found] == [False] * (len(found) - 1) + [True]
+    assert found[-1]["text"] == " ".join(word["text"] for word in found[-1]["words"])
+    assert run(capsys, *arguments, "c.wav")[1] == [found[-1]["text"]]
+    times = [time for word in found[-1]["words"] for time in (word["start"], word["end"])]
+    assert times == sorted(times)
+    assert 0 <= times[0] <= times[-1] <= 1.5
+
+
+@pytest.mark.parametrize("rate", [16_000, 8_000])
+def test_raw_samples_come_in_through_a_pipe(capsys, folder, rate):
+    """As fast as they come, and half a sample at the end is named after what came before it."""
+    samples, _ = soundfile.read(folder / "c.wav", dtype="int16")
+    command = [sys.executable, "-m", "sru_asr.cli", "stream", "--model", str(folder), "--pause", "60", "-"]
+    found = subprocess.run(
+        [*command, "--rate", str(rate)], input=samples.tobytes() + b"x", capture_output=True, check=False
+    )
+    assert found.returncode == 1
+    assert b"odd number of bytes" in found.stderr
+    if rate == 16_000:
+        assert found.stdout.decode().splitlines() == run(capsys, "stream", "--model", ".", "--pause", "60", "c.wav")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--latency", "20", "c.wav"], "at least 80 ms, two frames, found 20 ms"),
+        (["--window", "0", "2", "c.wav"], "chunk >= 1 and lookahead >= 0"),
+        (["--pause", "0", "c.wav"], "times above 0 s"),
+        (["--rate", "10", "-"], "a rate of 1000 to 384000 Hz, found 10"),
+        (["gone.wav"], "gone.wav"),
+        (["text.wav"], "text.wav"),
+    ],
+)
+def test_what_cannot_be_streamed_is_status_two(capsys, arguments, message):
+    status, output, error = run(capsys, "stream", "--model", ".", *arguments)
+    assert (status, output) == (2, [])
+    assert message in error
+
+
+def test_ctrl_c_in_a_stream_says_what_has_been_said(folder):
+    """Of a file that would take a minute, as if it were spoken."""
+    command = [sys.executable, "-m", "sru_asr.cli", "stream", "--model", str(folder), "--format", "json"]
+    process = subprocess.Popen(
+        [*command, "--realtime", "--latency", "80", str(folder / "long.wav")], stdout=subprocess.PIPE, text=True
+    )
+    first = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert not first["final"]
+    assert captions(rest.splitlines())[-1]["final"]
+    assert process.returncode == 130

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.decode import Path, collapse, greedy
+from sru_asr.decode import Greedy, Path, collapse, greedy
 from sru_asr.text import BLANK
 
 VOCAB = 4
@@ -96,3 +96,19 @@ def test_the_best_tokens_of_pieces_are_those_of_the_whole(paths, at):
     pieces = [log_probs[:, :at].max(-1), log_probs[:, at:].max(-1)]
     scores, tokens = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
     assert collapse(scores, tokens, lengths) == greedy(log_probs, lengths)
+
+
+@settings(deadline=None)
+@given(ids, st.lists(st.integers(0, 12), max_size=4), st.integers(0, 1_000))
+def test_in_pieces_it_is_the_same(path, cuts, seed):
+    log_probs = saying([path], seed)[0, : len(path)]
+    edges = sorted(min(cut, len(path)) for cut in cuts)
+    decoder = Greedy()
+    for start, stop in zip([0, *edges], [*edges, len(path)], strict=True):
+        decoder.push(log_probs[start:stop])
+    (expected,) = greedy(log_probs[None], torch.tensor([len(path)]))
+    assert decoder.path[:2] == expected[:2]
+    assert abs(decoder.path.score - expected.score) < 1e-4
+    assert decoder.n_frames == len(path)
+    decoder.forget(1)
+    assert decoder.path == Path(expected.tokens[1:], expected.frames[1:], 0.0)

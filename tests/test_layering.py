@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "sru_asr"
 LAYERS = [
     *("build",),
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
-    *("augment", "decode", "features", "manifest"),
+    *("augment", "decode", "features", "manifest", "source"),
     *("sru", "data", "warp", "muon"),
     *("encoder", "ctc"),
     *("stream",),
-    *("transcribe",),
+    *("transcribe", "live"),
     *("model",),
     *("evaluation",),
     *("task", "average"),
@@ -69,6 +69,6 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_transcription_needs_neither_lightning_nor_lhotse() -> None:
-    loaded = _loaded_after("import sru_asr.model, sru_asr.transcribe, sru_asr.stream")
+    loaded = _loaded_after("import sru_asr.model, sru_asr.transcribe, sru_asr.stream, sru_asr.live")
     assert "torch" in loaded
     assert not loaded & {"pytorch_lightning", "lhotse", "jiwer"}

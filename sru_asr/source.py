@@ -1,0 +1,131 @@
+"""Where live audio comes from: a file, a pipe of raw samples, a microphone; each a sequence of waveforms."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from queue import Empty, Full, Queue
+from typing import BinaryIO
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from sru_asr.audio import SAMPLE_RATE, AudioError, blocks
+
+PIECE_SECONDS = 0.04
+# What a microphone may have recorded before it is asked for: more, and recognition will not catch up.
+BEHIND_SECONDS = 30.0
+LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
+
+
+def from_file(path: str | os.PathLike[str], realtime: bool = False) -> Iterator[Tensor]:
+    """An audio file, piece by piece.
+
+    Args:
+        path: of any format, rate and length that `sru_asr.audio` reads.
+        realtime: whether a piece comes no sooner than it would if it were spoken now.
+
+    Yields:
+        (samples,) float32 at 16 kHz.
+
+    Raises:
+        AudioError: when a fault of the file is reached.
+    """
+    start, seconds = time.monotonic(), 0.0
+    for piece in blocks(path, PIECE_SECONDS if realtime else 1.0):
+        seconds += len(piece) / SAMPLE_RATE
+        if realtime:
+            time.sleep(max(start + seconds - time.monotonic(), 0))
+        yield piece
+
+
+def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
+    """Raw samples, as they come: signed 16 bits, little-endian, one channel, as `arecord -t raw` and ffmpeg write them.
+
+    Args:
+        file: such as `sys.stdin.buffer`; what is there is taken, nothing is waited for longer than for the next byte.
+        rate: of the samples, in Hz.
+
+    Yields:
+        (samples,) float32 at 16 kHz.
+
+    Raises:
+        ValueError: the rate is none.
+        AudioError: the samples end with half of one.
+    """
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(f"expected a rate of {LOWEST_RATE} to {HIGHEST_RATE} Hz, found {rate}")
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+    odd = b""
+    n_bytes = 2 * max(round(rate * PIECE_SECONDS), 1)
+    read = getattr(file, "read1", file.read)
+    while pcm := read(n_bytes):
+        pcm = odd + pcm
+        odd = pcm[len(pcm) // 2 * 2 :]
+        samples = np.frombuffer(pcm, "<i2", len(pcm) // 2).astype(np.float32) / 32_768
+        if resampler:
+            samples = resampler.resample_chunk(samples)
+        if len(samples):
+            yield torch.from_numpy(samples)
+    if resampler and len(samples := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
+        yield torch.from_numpy(samples)
+    if odd:
+        raise AudioError("expected raw samples of two bytes, found an odd number of bytes; is it another format?")
+
+
+def from_microphone(device: str | int | None = None) -> Iterator[Tensor]:
+    """The microphone, until somebody stops it.
+
+    Args:
+        device: its name or number, as `python -m sounddevice` lists them; None for the system's default.
+
+    Yields:
+        (samples,) float32 at 16 kHz.
+
+    Raises:
+        AudioError: there is none, it stops, or recognition is slower than speech.
+    """
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: it finds no PortAudio
+        raise AudioError(
+            f"the microphone needs sounddevice ({error}): pip install 'sru-asr[microphone]', and on Debian "
+            "apt-get install libportaudio2; or give a file, or - for samples on standard input"
+        ) from error
+    pieces: Queue[np.ndarray] = Queue(round(BEHIND_SECONDS / PIECE_SECONDS))
+    too_slow = False
+
+    def take(samples: np.ndarray, n_samples: int, when: object, status: object) -> None:
+        nonlocal too_slow
+        try:
+            pieces.put_nowait(samples[:, 0].copy())
+        except Full:
+            too_slow = True
+
+    try:
+        with sounddevice.InputStream(
+            samplerate=SAMPLE_RATE,
+            channels=1,
+            dtype="float32",
+            device=device,
+            blocksize=round(SAMPLE_RATE * PIECE_SECONDS),
+            callback=take,
+        ) as stream:
+            while True:
+                if too_slow:
+                    raise AudioError(
+                        f"recognition is more than {BEHIND_SECONDS:g} s behind the microphone: take a longer "
+                        "--latency, which costs less, or --precision bfloat16"
+                    )
+                try:
+                    yield torch.from_numpy(pieces.get(timeout=1.0))
+                except Empty:
+                    if not stream.active:
+                        raise AudioError("the microphone has stopped: was it unplugged?") from None
+    except sounddevice.PortAudioError as error:
+        raise AudioError(
+            f"the microphone cannot be used: {error}; python -m sounddevice lists what there is"
+        ) from error

@@ -1,0 +1,120 @@
+"""Live audio: a file at its own pace, a pipe of raw samples, and a microphone that is none."""
+
+import io
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sru_asr.audio import AudioError, read
+from sru_asr.source import from_file, from_microphone, from_pcm
+
+
+class Pipe(io.RawIOBase):
+    """Gives what it holds in pieces of these sizes, then as much as is asked for."""
+
+    def __init__(self, content: bytes, sizes: list[int]) -> None:
+        self.content, self.sizes = content, sizes
+
+    def read1(self, n_bytes: int) -> bytes:
+        size = min(self.sizes.pop(0) if self.sizes else n_bytes, n_bytes)
+        piece, self.content = self.content[:size], self.content[size:]
+        return piece
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3_000), st.lists(st.integers(1, 2_000), max_size=20), st.integers(0, 100))
+def test_a_pipe_gives_its_samples_whatever_the_pieces(n_samples: int, sizes: list[int], seed: int) -> None:
+    samples = np.random.default_rng(seed).integers(-32_768, 32_768, n_samples).astype("<i2")
+    found = list(from_pcm(Pipe(samples.tobytes(), sizes)))
+    assert all(0 < len(piece) <= 641 and piece.dtype == torch.float32 for piece in found)
+    np.testing.assert_array_equal(np.concatenate([[], *found]), samples / np.float32(32_768))
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_other_rates_are_resampled_as_a_whole_file_would_be(rate: int, tmp_path: Path) -> None:
+    tone = (10_000 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype("<i2")
+    soundfile.write(tmp_path / "tone.wav", tone, rate)
+    expected = read(tmp_path / "tone.wav")
+    found = torch.cat(list(from_pcm(Pipe(tone.tobytes(), [777] * 20), rate)))
+    assert abs(len(found) - len(expected)) <= 1
+    torch.testing.assert_close(found[:15_999], expected[:15_999], rtol=0, atol=2e-3)
+
+
+def test_half_a_sample_and_no_rate_are_faults() -> None:
+    pieces = from_pcm(Pipe(b"abc", []))
+    assert len(next(pieces)) == 1
+    with pytest.raises(AudioError, match="odd number of bytes"):
+        next(pieces)
+    for rate in (0, 999, 384_001):
+        with pytest.raises(ValueError, match=f"found {rate}"):
+            next(from_pcm(Pipe(b"", []), rate))
+
+
+def test_a_file_comes_whole_and_no_sooner_than_it_is_spoken(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(6_400), 16_000)
+    expected = read(tmp_path / "noise.wav")
+    assert torch.equal(torch.cat(list(from_file(tmp_path / "noise.wav"))), expected)
+    start = time.monotonic()
+    pieces = []
+    for piece in from_file(tmp_path / "noise.wav", realtime=True):
+        pieces.append(piece)
+        assert time.monotonic() - start >= 0.04 * len(pieces) - 0.001
+    assert len(pieces) == 10
+    assert torch.equal(torch.cat(pieces), expected)
+
+
+def sounddevice(n_pieces: int, fault: str = "") -> SimpleNamespace:
+    """A module whose microphone hears ones, twos, threes, then stops."""
+
+    class PortAudioError(Exception):
+        pass
+
+    class InputStream:
+        active = False
+
+        def __init__(self, *, blocksize, callback, device, samplerate, channels, dtype):
+            assert (samplerate, channels, dtype, device) == (16_000, 1, "float32", "usb")
+            self.blocksize, self.callback = blocksize, callback
+
+        def __enter__(self):
+            if fault:
+                raise PortAudioError(fault)
+            for i in range(n_pieces):
+                self.callback(np.full((self.blocksize, 1), i, np.float32), self.blocksize, None, None)
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    return SimpleNamespace(PortAudioError=PortAudioError, InputStream=InputStream)
+
+
+def test_a_microphone_is_heard_until_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", sounddevice(3))
+    pieces = from_microphone("usb")
+    assert [set(next(pieces).tolist()) for _ in range(3)] == [{0.0}, {1.0}, {2.0}]
+    with pytest.raises(AudioError, match="has stopped"):
+        next(pieces)
+
+
+def test_a_microphone_that_is_not_kept_up_with_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", sounddevice(2_000))
+    with pytest.raises(AudioError, match="more than 30 s behind the microphone"):
+        next(from_microphone("usb"))
+
+
+def test_no_microphone_is_a_fault_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", sounddevice(0, "no device"))
+    with pytest.raises(AudioError, match="cannot be used: no device"):
+        next(from_microphone("usb"))
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(AudioError, match=r"pip install 'sru-asr\[microphone\]'"):
+        next(from_microphone())
