@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sru_asr.live import Caption, Live, Word
     from sru_asr.model import ModelConfig, Recognizer, load_model
     from sru_asr.ops import recurrence, recurrence_reference
     from sru_asr.sru import SRU, SRULayer
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Caption": "live",
+    "Live": "live",
+    "Word": "live",
     "SRU": "sru",
     "SRULayer": "sru",
     "ModelConfig": "model",
@@ -37,11 +41,14 @@ _HOMES = {
 
 __all__ = [
     "SRU",
+    "Caption",
+    "Live",
     "ModelConfig",
     "Recognizer",
     "SRULayer",
     "Stream",
     "Transcript",
+    "Word",
     "__version__",
     "load_model",
     "recurrence",

@@ -419,7 +419,7 @@ assert not sys.modules.keys() & {{"torch", "numpy", "lhotse", "rich", "soundfile
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: sru-asr") == 4
+    assert done.stdout.count("usage: sru-asr") == 1 + len(COMMANDS)
     assert f"sru-asr {__version__}\n" in done.stdout
 
 
