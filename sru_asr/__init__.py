@@ -13,20 +13,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sru_asr.live import Caption, Live, Word
+    from sru_asr.live import Caption, Live
     from sru_asr.model import ModelConfig, Recognizer, load_model
     from sru_asr.ops import recurrence, recurrence_reference
     from sru_asr.sru import SRU, SRULayer
     from sru_asr.stream import Stream
     from sru_asr.transcribe import Transcript
     from sru_asr.windows import window_of
+    from sru_asr.words import Word
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Caption": "live",
     "Live": "live",
-    "Word": "live",
+    "Word": "words",
     "SRU": "sru",
     "SRULayer": "sru",
     "ModelConfig": "model",

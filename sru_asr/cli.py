@@ -75,15 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         "Files that cannot be read are named on standard error, the others are transcribed.\n"
         "exit status: 0 all files transcribed, 1 some, 2 none\n"
         "example: sru-asr transcribe a.wav b.flac\n"
-        "example: sru-asr transcribe --model runs/alphanum --format json *.mp3 > transcripts.jsonl",
+        "example: sru-asr transcribe --model runs/alphanum --format json *.mp3 > transcripts.jsonl\n"
+        "example: sru-asr transcribe --format srt lecture.mp3 > lecture.srt",
     )
     _add_model(transcribe)
     transcribe.add_argument(
         "--format",
-        choices=("txt", "json"),
+        choices=("txt", "json", "srt", "vtt"),
         default="txt",
         help="txt: one line per file, its name and a tab first if there are several; json: an object per line, "
-        "with the time of each token, or with `error` instead (default: txt)",
+        "with words and tokens and their times, or with `error` instead; srt, vtt: subtitles of a single file "
+        "(default: txt)",
     )
     transcribe.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, MP3, Ogg, Opus, ... of any rate")
 
@@ -254,7 +256,10 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
+    if args.format in {"srt", "vtt"} and len(args.audio) > 1:
+        raise CommandError(f"--format {args.format}: subtitles are of one file, found {len(args.audio)}")
     model = _load(args)
+    from sru_asr import subtitles
     from sru_asr.audio import AudioError
 
     n_failed = 0
@@ -269,7 +274,10 @@ def _transcribe(args: argparse.Namespace) -> int:
                 print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
             continue
         if args.format == "json":
-            print(json.dumps({"audio": path, **asdict(transcript)}, ensure_ascii=False, allow_nan=False), flush=True)
+            found = asdict(transcript) | {"words": [word._asdict() for word in transcript.words]}
+            print(json.dumps({"audio": path, **found}, ensure_ascii=False, allow_nan=False), flush=True)
+        elif args.format != "txt":
+            print(getattr(subtitles, args.format)(transcript.words), end="", flush=True)
         else:
             print(f"{path}\t{transcript}" if len(args.audio) > 1 else transcript, flush=True)
     if n_failed == len(args.audio):

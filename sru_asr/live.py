@@ -6,31 +6,22 @@ only the last one may still become longer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from sru_asr.decode import Greedy
 from sru_asr.stream import Stream
+from sru_asr.words import Word, word_spans, words_of
 
 if TYPE_CHECKING:
     from sru_asr.model import Recognizer
-    from sru_asr.text import Tokenizer
 
 # Less than most people pause for between sentences, more than within a spelled name or a telephone number.
 PAUSE_SECONDS = 0.8
 # Somebody who never pauses is written down in parts of this length.
 LONGEST_SECONDS = 30.0
-
-
-class Word(NamedTuple):
-    """A word and when it was said, in seconds from the start of the stream: its first and its last token's frame."""
-
-    text: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -119,9 +110,9 @@ class Live:
             captions += self._ended()
         if self.stream.finished and self._greedy.path.tokens:
             captions.append(self._final(len(self._greedy.path.tokens)))
-        if len(self._greedy.path.tokens) > self._shown and (words := self._words()):
+        if len(self._greedy.path.tokens) > self._shown:
             self._shown = len(self._greedy.path.tokens)
-            captions.append(Caption([word for word, _ in words], final=False))
+            captions.append(Caption(self._words(self._shown), final=False))
         return [caption for caption in captions if caption.words]
 
     def _ended(self) -> list[Caption]:
@@ -131,50 +122,21 @@ class Live:
             return []
         if self._greedy.n_frames - frames[-1] > self._pause:
             return [self._final(len(tokens))]
-        if self._greedy.n_frames - frames[0] > self._longest and len(words := self._words()) > 1:
-            return [self._final(words[-1][1])]
+        if self._greedy.n_frames - frames[0] > self._longest:
+            spans = word_spans(tokens, self.stream.model.tokenizer)
+            if len(spans) > 1:
+                return [self._final(spans[-1][1])]
         return []
 
     def _final(self, n_tokens: int) -> Caption:
         """Make the first tokens final."""
-        words = [word for word, first in self._words() if first < n_tokens]
+        caption = Caption(self._words(n_tokens), final=True)
         self._greedy.forget(n_tokens)
         self._shown = 0
-        return Caption(words, final=True)
+        return caption
 
-    def _words(self) -> list[tuple[Word, int]]:
-        """The words so far, each with the number of its first token."""
+    def _words(self, n_tokens: int) -> list[Word]:
+        """The words of the first tokens."""
         tokens, frames, _ = self._greedy.path
-        rate = self.stream.model.frames_per_second
-        spans = word_spans(tokens, self.stream.model.tokenizer)
-        return [
-            (Word(text, round(frames[first] / rate, 3), round((frames[last] + 1) / rate, 3)), first)
-            for text, first, last in spans
-        ]
-
-
-def word_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, int, int]]:
-    """Divide tokens into words.
-
-    Args:
-        tokens: without blanks.
-        tokenizer: theirs.
-
-    Returns:
-        Each word with the numbers of its first and its last token, which say where in `tokens` they are.
-    """
-    spans: list[tuple[str, int, int]] = []
-    word, first, last = "", 0, 0
-    for number in range(len(tokens)):
-        # Alone, a piece that begins a word and one that goes on with it read the same; behind others they do not.
-        parts = tokenizer.decode(tokens[first : number + 1]).split()
-        if len(parts) > 1:
-            spans.append((word, first, last))
-            word, first, parts = "", number, parts[1:]
-        if parts and parts[0] != word:
-            if not word:  # only spaces came before
-                first = number
-            word, last = parts[0], number
-    if word:
-        spans.append((word, first, last))
-    return spans
+        model = self.stream.model
+        return words_of(tokens[:n_tokens], frames[:n_tokens], model.tokenizer, model.frames_per_second)

@@ -15,6 +15,7 @@ from sru_asr.audio import SAMPLE_RATE, AudioError, blocks
 from sru_asr.decode import collapse, greedy
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.stream import Stream, check_waveform
+from sru_asr.words import Word, words_of
 
 if TYPE_CHECKING:  # the model's method calls this file
     from sru_asr.model import Recognizer
@@ -33,12 +34,14 @@ class Transcript:
 
     Attributes:
         text: the words, upper case, separated by single spaces; empty where nothing was recognised.
+        words: the same with their times.
         seconds: length of the audio.
         token_seconds: when each token was first emitted, in seconds from the start.
         score: natural log of the decoded path's probability.
     """
 
     text: str
+    words: list[Word]
     seconds: float
     token_seconds: list[float]
     score: float
@@ -78,6 +81,7 @@ def _recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transc
             path = collapse(scores, ids, torch.tensor([ids.shape[1]]))[0]
     return Transcript(
         text=" ".join(model.tokenizer.decode(path.tokens).split()),
+        words=words_of(path.tokens, path.frames, model.tokenizer, rate),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,

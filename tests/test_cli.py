@@ -18,6 +18,7 @@ from sru_asr.decode import greedy
 from sru_asr.evaluation import evaluate
 from sru_asr.manifest import read_manifest
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
+from sru_asr.subtitles import srt
 from sru_asr.text import CharTokenizer
 from sru_asr.windows import window_of
 
@@ -92,12 +93,24 @@ def test_json_is_an_object_a_line(capsys, said, names):
     assert (status, error) == (0, "")
     for name, line in zip(names, output, strict=True):
         found = json.loads(line)
-        assert list(found) == ["audio", "text", "seconds", "token_seconds", "score"]
+        assert list(found) == ["audio", "text", "words", "seconds", "token_seconds", "score"]
         assert found["audio"] == name
         assert found["text"] == said[name].text
+        assert found["words"] == [word._asdict() for word in said[name].words]
         assert found["seconds"] == said[name].seconds
         assert found["token_seconds"] == said[name].token_seconds
         assert found["score"] == pytest.approx(said[name].score)
+
+
+def test_subtitles_are_of_one_file(capsys, said):
+    status, output, _ = run(capsys, "transcribe", "--model", ".", "--format", "srt", "c.wav")
+    assert status == 0
+    assert "\n".join(output).rstrip() == srt(said["c.wav"].words).rstrip()
+    assert output[0] == "1"
+    assert run(capsys, "transcribe", "--model", ".", "--format", "vtt", "c.wav")[1][0] == "WEBVTT"
+    status, output, error = run(capsys, "transcribe", "--model", ".", "--format", "srt", "a.wav", "b.wav")
+    assert (status, output) == (2, [])
+    assert "subtitles are of one file, found 2" in error
 
 
 def test_a_bad_file_among_good_ones_is_named_and_stops_nothing(capsys, said):

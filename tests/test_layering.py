@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "sru_asr"
 LAYERS = [
     *("build",),
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
-    *("augment", "decode", "features", "manifest", "source"),
+    *("augment", "decode", "features", "manifest", "source", "words"),
+    *("subtitles",),
     *("sru", "data", "warp", "muon"),
     *("encoder", "ctc"),
     *("stream",),

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.live import Live, Word, word_spans
+from sru_asr.live import Live
 from sru_asr.model import ModelConfig, Recognizer
-from sru_asr.text import BLANK, CharTokenizer, SentencePieceTokenizer
+from sru_asr.text import BLANK, CharTokenizer
+from sru_asr.words import Word
 
 CHARS = CharTokenizer("AB ")
 A, B, SPACE = 1, 2, 3
-PIECES = SentencePieceTokenizer.train(["FORTY FOUR SIX", "SIXTY SIX FOUR", "ONE TEEN SIXTEEN"] * 20, 30)
 
 
 def model(tokenizer):
@@ -129,22 +129,3 @@ def test_silence_has_no_captions():
 def test_times_that_mean_nothing_are_refused(options):
     with pytest.raises(ValueError, match="expected times above 0 s"):
         live(**options)
-
-
-@settings(deadline=None)
-@given(st.lists(st.sampled_from(["FORTY", "FOUR", "SIX", "SIXTY", "SIXTEEN", "ONE"]), max_size=6))
-def test_words_of_pieces_are_those_of_the_text(words):
-    encoded = PIECES.encode(" ".join(words))
-    spans = word_spans(encoded, PIECES)
-    assert [text for text, _, _ in spans] == words
-    assert [token for _, first, last in spans for token in encoded[first : last + 1]] == encoded
-    for text, first, last in spans:
-        assert PIECES.decode(encoded[first : last + 1]) == text
-
-
-@given(st.lists(st.sampled_from([A, B, SPACE]), max_size=12))
-def test_words_of_characters_are_those_of_the_text_without_the_spaces(path):
-    spans = word_spans(path, CHARS)
-    assert [text for text, _, _ in spans] == CHARS.decode(path).split()
-    for text, first, last in spans:
-        assert CHARS.decode(path[first : last + 1]) == text
