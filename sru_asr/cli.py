@@ -171,6 +171,33 @@ def _parser() -> argparse.ArgumentParser:
         "left out: the microphone",
     )
 
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "recognise files and live audio for others, by HTTP and WebSocket",
+        "POST /v1/audio/transcriptions takes what the `openai` client sends, /v1/stream live audio; docs/serving.md\n"
+        "describes both.\n"
+        "Needs the extra serve: pip install 'sru-asr[serve]'. Ctrl-C stops it once what has been sent is recognised.\n"
+        "example: sru-asr serve\n"
+        "example: sru-asr serve --host 0.0.0.0 --port 8080 --api-key-file key.txt",
+    )
+    _add_model(serve)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: 127.0.0.1, this machine)"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: 8000)")
+    serve.add_argument("--api-key-file", type=Path, metavar="FILE", help="a key that clients have to name")
+    serve.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="of pages elsewhere whose scripts may stream, as https://example.org; may be given again",
+    )
+    serve.add_argument("--streams", type=int, default=200, metavar="N", help="live sessions at a time (default: 200)")
+    serve.add_argument("--megabytes", type=int, default=25, metavar="N", help="of an uploaded file (default: 25)")
+
     info = _command(commands, "info", _info, "print versions, and which kernels run and why", "example: sru-asr info")
     info.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
     return parser
@@ -351,6 +378,34 @@ def _captions(format: str) -> Iterator[Callable[[Iterable[Caption]], None]]:
                 print(caption.text, flush=True)
 
     yield write
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if args.precision != "float32":
+        raise CommandError("--precision: a server computes in float32")
+    key = None
+    if args.api_key_file is not None:
+        try:
+            key = args.api_key_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"--api-key-file: {args.api_key_file} cannot be read: {error}") from error
+        if not key:
+            raise CommandError(f"--api-key-file: {args.api_key_file} is empty, expected a key")
+    if args.streams < 1 or args.megabytes < 1 or not 0 <= args.port <= 65_535:
+        raise CommandError("expected --streams and --megabytes of at least 1 and a --port of 0 to 65535")
+    try:
+        from sru_asr.serve.app import Limits, create_app
+        from sru_asr.serve.run import run as serve
+    except ModuleNotFoundError as error:
+        raise CommandError(f"serving needs {error.name}: pip install 'sru-asr[serve]'") from error
+    model = _load(args)
+    limits = Limits(api_key=key, origins=tuple(args.origin), most_streams=args.streams, most_bytes=args.megabytes << 20)
+    name = "alphanum-en" if args.model is None else Path(args.model).name
+    try:
+        serve(create_app(model, name, limits), args.host, args.port)
+    except OSError as error:
+        raise CommandError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
+    return OK
 
 
 def _evaluate(args: argparse.Namespace) -> int:

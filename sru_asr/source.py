@@ -42,8 +42,44 @@ def from_file(path: str | os.PathLike[str], realtime: bool = False) -> Iterator[
         yield piece
 
 
+class Pcm:
+    """Raw samples in pieces of any number of bytes: signed 16 bits, little-endian, one channel.
+
+    Args:
+        rate: of the samples, in Hz.
+
+    Raises:
+        ValueError: the rate is none.
+    """
+
+    def __init__(self, rate: int = SAMPLE_RATE) -> None:
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise ValueError(f"expected a rate of {LOWEST_RATE} to {HIGHEST_RATE} Hz, found {rate}")
+        self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+        self._odd = b""
+
+    def push(self, pcm: bytes) -> Tensor:
+        """The next samples at 16 kHz, (samples,) float32; half a sample waits for its other half."""
+        pcm = self._odd + pcm
+        n_samples = len(pcm) // 2
+        self._odd = pcm[2 * n_samples :]
+        samples = np.frombuffer(pcm, "<i2", n_samples).astype(np.float32) / 32_768
+        return torch.from_numpy(self._resampler.resample_chunk(samples) if self._resampler else samples)
+
+    def finish(self) -> Tensor:
+        """What the resampler still holds.
+
+        Raises:
+            AudioError: the samples ended with half of one.
+        """
+        if self._odd:
+            raise AudioError("expected raw samples of two bytes, found an odd number of bytes; is it another format?")
+        nothing = np.zeros(0, np.float32)
+        return torch.from_numpy(self._resampler.resample_chunk(nothing, last=True) if self._resampler else nothing)
+
+
 def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
-    """Raw samples, as they come: signed 16 bits, little-endian, one channel, as `arecord -t raw` and ffmpeg write them.
+    """Raw samples, as they come, as `arecord -t raw -f S16_LE` and `ffmpeg -f s16le` write them; see `Pcm`.
 
     Args:
         file: such as `sys.stdin.buffer`; what is there is taken, nothing is waited for longer than for the next byte.
@@ -56,24 +92,14 @@ def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
         ValueError: the rate is none.
         AudioError: the samples end with half of one.
     """
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise ValueError(f"expected a rate of {LOWEST_RATE} to {HIGHEST_RATE} Hz, found {rate}")
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
-    odd = b""
+    pcm = Pcm(rate)
     n_bytes = 2 * max(round(rate * PIECE_SECONDS), 1)
     read = getattr(file, "read1", file.read)
-    while pcm := read(n_bytes):
-        pcm = odd + pcm
-        odd = pcm[len(pcm) // 2 * 2 :]
-        samples = np.frombuffer(pcm, "<i2", len(pcm) // 2).astype(np.float32) / 32_768
-        if resampler:
-            samples = resampler.resample_chunk(samples)
-        if len(samples):
-            yield torch.from_numpy(samples)
-    if resampler and len(samples := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
-        yield torch.from_numpy(samples)
-    if odd:
-        raise AudioError("expected raw samples of two bytes, found an odd number of bytes; is it another format?")
+    while piece := read(n_bytes):
+        if len(samples := pcm.push(piece)):
+            yield samples
+    if len(samples := pcm.finish()):
+        yield samples
 
 
 def from_microphone(device: str | int | None = None) -> Iterator[Tensor]:

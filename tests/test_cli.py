@@ -25,7 +25,7 @@ from sru_asr.windows import window_of
 # What a process prints waits in a buffer until it is flushed.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 RECIPES = Path(__file__).parents[1] / "recipes"
-COMMANDS = ["transcribe", "stream", "evaluate", "info"]
+COMMANDS = ["transcribe", "stream", "evaluate", "serve", "info"]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ LAYERS = [
     *("evaluation",),
     *("task", "average"),
     *("recipe",),
+    *("serve",),
     *("cli",),
 ]
 TRAINING = {"task", "average", "recipe"}  # the modules that may know Lightning

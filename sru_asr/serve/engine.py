@@ -1,0 +1,251 @@
+"""Many live sessions on one model: what has come in from all of them is computed together, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from sru_asr.audio import SAMPLE_RATE, AudioError
+from sru_asr.live import Caption, Live
+from sru_asr.stream import advance
+
+if TYPE_CHECKING:
+    from sru_asr.model import Recognizer
+
+# Audio that may wait to be computed, in seconds for each session; who sends more waits.
+MOST_WAITING_SECONDS = 10.0
+# Of a session's audio, computed in a batch at most: who sends a file as fast as possible must not keep others waiting.
+ROUND_SECONDS = 0.5
+# Final captions that may wait to be read; who reads none of so many has gone.
+MOST_UNREAD = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class Busy(Exception):
+    """There are as many sessions as there may be, or the engine is closing."""
+
+
+class SessionError(Exception):
+    """A session has ended early; the message is for its client."""
+
+
+class Round(NamedTuple):
+    """What a batch was like, for whoever counts."""
+
+    sessions: int
+    audio_seconds: float
+    compute_seconds: float
+
+
+class Session:
+    """One speaker. All methods are for the thread of the event loop; `Engine.open` makes one.
+
+    Args:
+        live: of the engine's model.
+        wake: tells the engine that there is something to do.
+    """
+
+    def __init__(self, live: Live, wake: Callable[[], None]) -> None:
+        self._live = live
+        self._wake = wake
+        self._inbox: deque[Tensor] = deque()
+        self._waiting = 0  # samples in it
+        self._ending = False
+        self._over = False
+        self._error: str | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._final: deque[Caption] = deque()
+        self._partial: Caption | None = None
+        self._news = asyncio.Event()
+
+    async def send(self, waveform: Tensor) -> None:
+        """Take in (samples,) float32 at 16 kHz, any number; waits while too much is waiting.
+
+        Raises:
+            SessionError: the session has ended early.
+            RuntimeError: `end` has been called.
+        """
+        await self._room.wait()
+        if self._error is not None:
+            raise SessionError(self._error)
+        if self._ending:
+            raise RuntimeError("this session has been ended: open another one for the next utterances")
+        self._inbox.extend(waveform.split(int(ROUND_SECONDS * SAMPLE_RATE)))
+        self._waiting += len(waveform)
+        if self._waiting > MOST_WAITING_SECONDS * SAMPLE_RATE:
+            self._room.clear()
+        self._wake()
+
+    def end(self) -> None:
+        """Say that nothing will follow. Captions of what was sent still come."""
+        self._ending = True
+        self._wake()
+
+    def abort(self, why: str = "the session was closed") -> None:
+        """Forget what waits; nothing more will come."""
+        self._error = self._error or why
+        self._inbox.clear()
+        self._over = True
+        self._room.set()
+        self._news.set()
+
+    async def next(self) -> Caption | None:
+        """The next caption; None after the last. Of several that are not final the newest is enough.
+
+        Raises:
+            SessionError: the session has ended early.
+        """
+        while True:
+            if self._final:
+                return self._final.popleft()
+            if self._partial is not None:
+                partial, self._partial = self._partial, None
+                return partial
+            if self._over:
+                if self._error is not None:
+                    raise SessionError(self._error)
+                return None
+            self._news.clear()
+            await self._news.wait()
+
+    @property
+    def seconds(self) -> float:
+        """Of audio, computed so far."""
+        return self._live.stream.samples / SAMPLE_RATE
+
+    def _due(self) -> bool:
+        return not self._over and (bool(self._inbox) or self._ending)
+
+    def _take(self) -> tuple[list[Tensor], bool]:
+        """What is computed next, and whether that is the last of it."""
+        pieces: list[Tensor] = []
+        samples = 0
+        while self._inbox and (not pieces or samples + len(self._inbox[0]) <= ROUND_SECONDS * SAMPLE_RATE):
+            pieces.append(self._inbox.popleft())
+            samples += len(pieces[-1])
+        self._waiting -= samples
+        if self._waiting <= MOST_WAITING_SECONDS * SAMPLE_RATE:
+            self._room.set()
+        return pieces, self._ending and not self._inbox
+
+    def _deliver(self, captions: list[Caption] | Exception, ended: bool) -> None:
+        if self._over:
+            return
+        if isinstance(captions, Exception):
+            return self.abort(str(captions))
+        for caption in captions:
+            if caption.final:
+                self._final.append(caption)
+            self._partial = None if caption.final else caption
+        if len(self._final) > MOST_UNREAD:
+            return self.abort(f"{MOST_UNREAD} captions were not read")
+        self._over = ended
+        self._news.set()
+
+
+class Engine:
+    """Computes for all sessions, in a thread of its own; the event loop stays free.
+
+    Args:
+        model: in evaluation mode.
+        most_sessions: that may be open at a time.
+        count: is told of every batch.
+    """
+
+    def __init__(
+        self, model: Recognizer, most_sessions: int = 200, count: Callable[[Round], None] = lambda _: None
+    ) -> None:
+        self.model = model
+        self.most_sessions = most_sessions
+        self.sessions: set[Session] = set()
+        self.closing = False
+        self._count = count
+        self._work = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "engine")
+
+    def open(self, chunk: int, lookahead: int, **options: float) -> Session:
+        """A new session.
+
+        Args:
+            chunk: see `Live`, as for the others.
+            lookahead: likewise.
+            options: likewise.
+
+        Raises:
+            Busy: there is no room for it.
+            ValueError: a window or a time that means nothing.
+        """
+        if self.closing:
+            raise Busy("the server is about to stop: try again in a moment")
+        if len(self.sessions) >= self.most_sessions:
+            raise Busy(f"all of {self.most_sessions} sessions are taken: try again later")
+        session = Session(Live(self.model, chunk, lookahead, **options), self._work.set)
+        self.sessions.add(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        """Forget a session. Whoever opened one must do so, whatever happens."""
+        session.abort()
+        self.sessions.discard(session)
+
+    async def run(self) -> None:
+        """Compute until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                due = [session for session in self.sessions if session._due()]
+                if not due:
+                    continue
+                taken = [session._take() for session in due]
+                done = await loop.run_in_executor(self._thread, self._compute, [s._live for s in due], taken)
+                for session, captions, (_, ended) in zip(due, done, taken, strict=True):
+                    session._deliver(captions, ended)
+                self._work.set()  # what has come in meanwhile
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions, end those that there are, and give them some time to be computed and read."""
+        self.closing = True
+        for session in self.sessions:
+            session.end()
+        until = time.monotonic() + seconds
+        while self.sessions and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+
+    def _compute(self, lives: list[Live], taken: list[tuple[list[Tensor], bool]]) -> list[list[Caption] | Exception]:
+        """One batch. What is wrong with one session's audio is that session's fault alone."""
+        start, samples = time.monotonic(), 0
+        done: list[list[Caption] | Exception] = [[] for _ in lives]
+        sound = []
+        for number, (live, (pieces, ended)) in enumerate(zip(lives, taken, strict=True)):
+            try:
+                for piece in pieces:
+                    live.stream.accept(piece)
+                    samples += len(piece)
+                if ended:
+                    live.stream.end()
+                sound.append(number)
+            except AudioError as error:
+                done[number] = error
+        try:
+            said = advance([lives[number].stream for number in sound])
+            for number, log_probs in zip(sound, said, strict=True):
+                done[number] = lives[number].take(log_probs)
+        except Exception:
+            logger.exception("a batch of %d sessions failed", len(sound))
+            for number in sound:
+                done[number] = SessionError("an internal error; the server's log has more")
+        self._count(Round(len(lives), samples / SAMPLE_RATE, time.monotonic() - start))
+        return done

@@ -1,0 +1,186 @@
+"""Sessions that share a model: each gets what it would get alone; what one does wrong the others do not notice."""
+
+import asyncio
+
+import pytest
+import torch
+
+from sru_asr.live import Caption, Live
+from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.serve import engine as module
+from sru_asr.serve.engine import Busy, Engine, SessionError
+from sru_asr.text import CharTokenizer
+
+
+def talkative_model():
+    """A small one that says much."""
+    torch.manual_seed(3)
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
+    model.features.mean.fill_(-5.0)
+    model.features.scale.fill_(0.5)
+    with torch.no_grad():
+        model.ctc.linear.weight *= 8
+    return model.eval()
+
+
+MODEL = talkative_model()
+
+
+def speech(seconds, seed):
+    generator = torch.Generator().manual_seed(seed)
+    n_samples = int(16_000 * seconds)
+    loudness = torch.rand(n_samples // 1_000 + 1, generator=generator).repeat_interleave(1_000)[:n_samples]
+    return 0.3 * loudness * torch.randn(n_samples, generator=generator)
+
+
+def alone(waveform, chunk, lookahead):
+    """The final captions."""
+    live = Live(MODEL, chunk, lookahead)
+    return [caption for caption in [*live.push(waveform), *live.finish()] if caption.final]
+
+
+async def everything(session):
+    captions = []
+    while (caption := await session.next()) is not None:
+        captions.append(caption)
+    return captions
+
+
+def in_engine(talk, **options):
+    """Run a coroutine with an engine that computes."""
+
+    async def main():
+        engine = Engine(MODEL, **options)
+        running = asyncio.create_task(engine.run())
+        try:
+            return await asyncio.wait_for(talk(engine), 60)
+        finally:
+            running.cancel()
+
+    return asyncio.run(main())
+
+
+def test_many_sessions_get_what_each_would_get_alone():
+    rounds = []
+
+    async def speak(engine, number):
+        waveform = speech(1 + number % 4, number)
+        session = engine.open(*((2, 6), (4, 4))[number % 2])
+
+        async def send():
+            for piece in waveform.split(500 + 300 * number):
+                await session.send(piece)
+                await asyncio.sleep(0.001 * (number % 3))
+            session.end()
+
+        _, captions = await asyncio.gather(send(), everything(session))
+        assert session.seconds == len(waveform) / 16_000
+        engine.close(session)
+        return captions
+
+    async def talk(engine):
+        return await asyncio.gather(*(speak(engine, number) for number in range(12)))
+
+    for number, captions in enumerate(in_engine(talk, count=rounds.append)):
+        expected = alone(speech(1 + number % 4, number), *((2, 6), (4, 4))[number % 2])
+        assert expected
+        assert [caption for caption in captions if caption.final] == expected
+    assert max(batch.sessions for batch in rounds) > 3
+    assert sum(batch.audio_seconds for batch in rounds) == pytest.approx(sum(1 + number % 4 for number in range(12)))
+
+
+def test_bad_audio_ends_its_own_session_only():
+    async def talk(engine):
+        good, bad = engine.open(2, 6), engine.open(2, 6)
+        for piece in speech(2, 0).split(4_000):
+            await asyncio.gather(good.send(piece), bad.send(piece * torch.nan), return_exceptions=True)
+        good.end()
+        with pytest.raises(SessionError, match="finite samples"):
+            await everything(bad)
+        with pytest.raises(SessionError, match="finite samples"):
+            await bad.send(speech(1, 1))
+        return await everything(good)
+
+    captions = in_engine(talk)
+    assert [caption for caption in captions if caption.final] == alone(speech(2, 0), 2, 6)
+
+
+def test_a_batch_that_fails_is_an_error_for_its_sessions_and_the_engine_goes_on(monkeypatch):
+    async def talk(engine):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "advance", lambda streams: 1 / 0)
+            first = engine.open(2, 6)
+            await first.send(speech(1, 0))
+            with pytest.raises(SessionError, match="internal error"):
+                await everything(first)
+        second = engine.open(2, 6)
+        await second.send(speech(1, 0))
+        second.end()
+        return await everything(second)
+
+    captions = in_engine(talk)
+    assert [caption for caption in captions if caption.final] == alone(speech(1, 0), 2, 6)
+
+
+def test_who_sends_too_much_waits():
+    async def talk(engine):
+        session = engine.open(2, 6)
+        engine._work = asyncio.Event()  # it sleeps
+        session._wake = lambda: None
+        await session.send(speech(11, 0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.send(speech(1, 0)), 0.05)
+        engine.close(session)
+        with pytest.raises(SessionError, match="closed"):
+            await session.send(speech(1, 0))
+
+    in_engine(talk)
+
+
+def test_who_reads_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(module, "MOST_UNREAD", 5)
+
+    async def talk(engine):
+        session = engine.open(2, 6)
+        for _ in range(6):
+            session._deliver([Caption([], final=True)], False)
+        with pytest.raises(SessionError, match="were not read"):
+            await session.send(speech(1, 0))
+
+    in_engine(talk)
+
+
+def test_one_session_takes_its_turns():
+    """Ten seconds at once are computed in rounds, between which others have theirs."""
+    rounds = []
+
+    async def talk(engine):
+        session = engine.open(2, 6)
+        await session.send(speech(9, 0))
+        session.end()
+        await everything(session)
+
+    in_engine(talk, count=rounds.append)
+    assert max(batch.audio_seconds for batch in rounds) <= 0.5
+
+
+def test_there_are_so_many_sessions_and_no_more():
+    async def talk(engine):
+        sessions = [engine.open(2, 6) for _ in range(2)]
+        with pytest.raises(Busy, match="all of 2 sessions"):
+            engine.open(2, 6)
+        engine.close(sessions[0])
+        engine.close(engine.open(2, 6))
+        with pytest.raises(ValueError, match="chunk >= 1"):
+            engine.open(0, 0)
+        await sessions[1].send(speech(2, 0))
+        drained = asyncio.create_task(engine.drain(5))
+        captions = await everything(sessions[1])
+        with pytest.raises(Busy, match="about to stop"):
+            engine.open(2, 6)
+        assert not drained.done()
+        engine.close(sessions[1])
+        await drained
+        return captions
+
+    assert [caption for caption in in_engine(talk, most_sessions=2) if caption.final] == alone(speech(2, 0), 2, 6)

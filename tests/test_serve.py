@@ -1,0 +1,355 @@
+"""The server as clients meet it: a process, spoken to by the `openai` client and WebSockets, and by who means harm."""
+
+import asyncio
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+import torch
+import websockets.sync.client as websockets
+from test_engine import MODEL, alone, speech
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from sru_asr.subtitles import srt, vtt
+from sru_asr.windows import window_of
+
+KEY = "a key"
+
+
+class Running:
+    """A server's process, and where it listens."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "sru_asr.cli", "serve", "--model", str(folder), "--port", "0", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        line = self.process.stderr.readline()
+        self.host = re.search(r"http://(\S+)", line)[1]
+        self.url = f"http://{self.host}"
+
+    def live(self, **options):
+        return websockets.connect(f"ws://{self.host}/v1/stream", proxy=None, **options)
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        self.process.send_signal(sig)
+        _, self.error = self.process.communicate(timeout=30)
+        return self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The engine's model and some audio."""
+    folder = tmp_path_factory.mktemp("serve")
+    MODEL.save(folder / "model.safetensors")
+    soundfile.write(folder / "speech.wav", speech(3, 1).numpy(), 16_000, subtype="FLOAT")
+    (folder / "key.txt").write_text(f"{KEY}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    running = Running(folder, "--streams", "20", "--megabytes", "1", "--origin", "https://example.org")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def pcm(waveform):
+    return (waveform * 32_768).clamp(-32_768, 32_767).numpy().astype("<i2").tobytes()
+
+
+def as_heard(waveform):
+    """What is left of it in 16 bits."""
+    return torch.from_numpy(np.frombuffer(pcm(waveform), "<i2").astype(np.float32) / 32_768)
+
+
+def received(connection):
+    """All messages until the server closes."""
+    messages = []
+    try:
+        while True:
+            messages.append(json.loads(connection.recv(timeout=30)))
+    except ConnectionClosed:
+        return messages
+
+
+def spoken(server, waveform, size=1_280, latency_ms=320, **options):
+    """All messages of a session in which this is said."""
+    with server.live(**options) as connection:
+        connection.send(json.dumps({"type": "start", "latency_ms": latency_ms}))
+        audio = pcm(waveform)
+        for i in range(0, len(audio), size):
+            connection.send(audio[i : i + size])
+        connection.send(json.dumps({"type": "end"}))
+        return received(connection)
+
+
+# Files
+
+
+def test_the_openai_client_gets_what_the_library_says(server, folder):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")
+    expected = MODEL.transcribe(folder / "speech.wav")
+    assert expected.words
+
+    def ask(response_format, **options):
+        return client.audio.transcriptions.create(
+            model="any", file=folder / "speech.wav", response_format=response_format, **options
+        )
+
+    assert ask("json").text == expected.text
+    assert ask("text").strip() == expected.text
+    assert ask("srt") == srt(expected.words)
+    assert ask("vtt") == vtt(expected.words)
+    verbose = ask("verbose_json", language="en", timestamp_granularities=["word"])
+    assert verbose.text == expected.text
+    assert verbose.duration == 3.0
+    assert [(word.word, word.start, word.end) for word in verbose.words] == expected.words
+    assert verbose.segments[0].end == expected.words[-1].end
+    assert [model.id for model in client.models.list()] == [folder.name]
+
+
+def test_what_is_wrong_with_a_request_is_said_as_openai_says_it(server, folder):
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+
+    def ask(content=None, **options):
+        file = ("speech.wav", (folder / "speech.wav").read_bytes() if content is None else content)
+        return client.audio.transcriptions.create(**{"model": "any", "file": file, **options})
+
+    with pytest.raises(openai.BadRequestError, match="found no audio") as error:
+        ask(b"not audio at all")
+    assert error.value.body["type"] == "invalid_request_error"
+    assert "/" not in error.value.body["message"].split(";")[0]  # nothing of where the server keeps files
+    with pytest.raises(openai.BadRequestError, match="knows English"):
+        ask(language="de")
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(response_format="docx")
+    assert error.value.body["param"] == "response_format"
+    with pytest.raises(openai.APIStatusError, match="at most 1048576 bytes") as error:
+        ask(bytes(2 << 20))
+    assert error.value.status_code == 413
+    with pytest.raises(openai.NotFoundError):
+        client.images.generate(prompt="x")
+    chunked = httpx.post(f"{server.url}/v1/audio/transcriptions", content=iter([b"x"]))
+    assert (chunked.status_code, set(chunked.json())) == (411, {"error"})
+
+
+def test_health_and_metrics(server):
+    spoken(server, speech(1, 0))
+    health = httpx.get(f"{server.url}/health").json()
+    assert health["status"] == "ok"
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert re.search(r'^sru_asr_audio_seconds_total{kind="live"} [1-9]', metrics, re.MULTILINE)
+    assert "sru_asr_batch_seconds_bucket" in metrics
+
+
+# Live
+
+
+def finals(messages):
+    return [message["words"] for message in messages if message["type"] == "final"]
+
+
+def expected_finals(waveform, latency_ms):
+    captions = alone(as_heard(waveform), *window_of(latency_ms, MODEL.frames_per_second))
+    return [[word._asdict() for word in caption.words] for caption in captions]
+
+
+@pytest.mark.parametrize(("size", "latency_ms"), [(333, 320), (1_280, 160), (100_000, 640)])
+def test_live_captions_are_those_of_the_library(server, size, latency_ms):
+    waveform = speech(3, 2)
+    messages = spoken(server, waveform, size, latency_ms)
+    assert messages[0]["type"] == "ready"
+    assert messages[-1] == {"type": "end", "seconds": 3.0}
+    assert finals(messages) == expected_finals(waveform, latency_ms)
+    assert all(m["text"] == " ".join(word["text"] for word in m["words"]) for m in messages[1:-1])
+
+
+def test_many_clients_hear_of_their_own_speech(server):
+    waveforms = [speech(2 + number % 3, 100 + number) for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda waveform: spoken(server, waveform, 3_200), waveforms))
+    for waveform, messages in zip(waveforms, found, strict=True):
+        assert finals(messages) == expected_finals(waveform, 320)
+
+
+def test_other_rates_are_taken(server):
+    with server.live() as connection:
+        connection.send(json.dumps({"type": "start", "sample_rate": 48_000}))
+        connection.send(bytes(2 * 48_000))
+        connection.send(json.dumps({"type": "end"}))
+        assert received(connection)[-1]["seconds"] == pytest.approx(1.0, abs=0.001)
+
+
+BAD = [
+    b"audio first",
+    "no JSON",
+    "[1, 2]",
+    '{"type": "stop"}',
+    '{"type": "start", "sample_rate": 1}',
+    '{"type": "start", "latency_ms": 1e999}',
+    '{"type": "start", "latency_ms": NaN}',
+    '{"type": "start", "unknown": 1}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("first", BAD, ids=lambda first: str(first)[:30])
+def test_what_is_no_start_is_an_error_and_the_end(server, first):
+    with server.live() as connection:
+        connection.send(first)
+        (message,) = received(connection)
+        assert message["type"] == "error"
+        assert "start" in message["message"] or "JSON" in message["message"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (["{}"], "expected audio or"),
+        (["end"], "expected a JSON object"),
+        ([b"\1", '{"type": "end"}'], "odd number of bytes"),
+    ],
+)
+def test_what_is_neither_audio_nor_the_end_is_an_error(server, pieces, message):
+    with server.live() as connection:
+        connection.send('{"type": "start"}')
+        for piece in pieces:
+            connection.send(piece)
+        last = received(connection)[-1]
+        assert last["type"] == "error"
+        assert message in last["message"]
+
+
+def test_too_large_a_message_is_the_end_of_its_session(server):
+    with server.live() as connection:
+        connection.send('{"type": "start"}')
+        connection.send(bytes(3 << 20))
+        messages = received(connection)
+        assert messages[-1]["type"] != "end"
+        assert connection.close_code == 1009  # too big
+
+
+def test_there_are_only_so_many_sessions(server):
+    with ExitStack() as stack:
+        answers = []
+        for _ in range(21):
+            connection = stack.enter_context(server.live())
+            connection.send('{"type": "start"}')
+            answers.append(json.loads(connection.recv(timeout=10)))
+        assert [answer["type"] for answer in answers] == ["ready"] * 20 + ["error"]
+        assert "all of 20 sessions are taken" in answers[-1]["message"]
+
+
+def test_pages_of_others_may_not_stream(server):
+    for origin in (f"http://{server.host}", "https://example.org"):
+        assert finals(spoken(server, speech(1, 3), origin=origin)) == expected_finals(speech(1, 3), 320)
+    with pytest.raises(InvalidStatus, match="403"):
+        server.live(origin="https://example.com")
+
+
+def test_who_means_harm_harms_nobody(server):
+    """Random bytes, half-open sockets and thousands of bad messages, while somebody speaks."""
+    rng = random.Random(0)
+    open_sockets = []
+
+    def harm(number):
+        if number % 3 == 0:
+            with socket.create_connection(server.host.split(":")) as connection:
+                connection.sendall(rng.randbytes(2_000))
+        elif number % 3 == 1:
+            connection = socket.create_connection(server.host.split(":"))
+            connection.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: ")
+            open_sockets.append(connection)
+        else:
+            with server.live() as connection:
+                if number % 2:
+                    connection.send('{"type": "start"}')
+                try:
+                    for _ in range(200):
+                        connection.send(rng.choice([rng.randbytes(99), "x" * 99, "{}", '{"type": "start"}']))
+                except ConnectionClosed:
+                    pass
+
+    waveform = speech(4, 5)
+    with ThreadPoolExecutor(6) as pool:
+        said = pool.submit(spoken, server, waveform, 640)
+        list(pool.map(harm, range(60)))
+        assert finals(said.result()) == expected_finals(waveform, 320)
+    for connection in open_sockets:
+        connection.close()
+    assert finals(spoken(server, speech(1, 6))) == expected_finals(speech(1, 6), 320)
+    for _ in range(100):
+        if httpx.get(f"{server.url}/health").json()["streams"] == 0:
+            break
+        asyncio.run(asyncio.sleep(0.05))
+    else:
+        pytest.fail("sessions stay open that nobody has")
+
+
+# Starting and stopping
+
+
+def test_a_key_is_asked_for(folder):
+    server = Running(folder, "--api-key-file", str(folder / "key.txt"))
+    try:
+        for key, ok in ((KEY, True), ("other", False)):
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key)
+            if ok:
+                assert list(client.models.list())
+                assert (
+                    spoken(server, speech(1, 0), additional_headers={"Authorization": f"Bearer {key}"})[-1]["type"]
+                    == "end"
+                )
+            else:
+                with pytest.raises(openai.AuthenticationError, match="this server's key"):
+                    client.models.list()
+                assert "api_key" in spoken(server, speech(0.1, 0))[-1]["message"]
+        with server.live() as connection:
+            connection.send(json.dumps({"type": "start", "api_key": KEY}))
+            assert json.loads(connection.recv())["type"] == "ready"
+        assert httpx.get(f"{server.url}/health").status_code == 200
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_finishes_what_has_been_said(folder, sig):
+    server = Running(folder)
+    waveform = speech(3, 7)
+    with server.live() as connection:
+        connection.send('{"type": "start"}')
+        connection.send(pcm(waveform))
+        messages = [json.loads(connection.recv(timeout=30))]
+        while messages[-1]["type"] != "partial":
+            messages.append(json.loads(connection.recv(timeout=30)))
+        server.process.send_signal(sig)
+        messages += received(connection)
+    assert messages[-1]["type"] == "end"
+    assert finals(messages) == expected_finals(waveform, 320)
+    assert server.stop() == 0
+    assert "Traceback" not in server.error
+
+
+def test_a_port_that_is_taken_is_an_error(folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "sru_asr.cli", "serve", "--model", str(folder), "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
