@@ -136,7 +136,8 @@ def create_app(model: Recognizer, name: str = "alphanum-en", limits: Limits | No
         computing.cancel()
         files.shutdown()
 
-    app = FastAPI(title="sru_asr", version=__version__, lifespan=lifespan)
+    # No pages of FastAPI's own: they load scripts from elsewhere.
+    app = FastAPI(title="sru_asr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.files = 0
     app.state.limits = limits
 
