@@ -1,6 +1,7 @@
 """The server as clients meet it: a process, spoken to by the `openai` client and WebSockets, and by who means harm."""
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -259,8 +261,9 @@ def test_there_are_only_so_many_sessions(server):
 def test_pages_of_others_may_not_stream(server):
     for origin in (f"http://{server.host}", "https://example.org"):
         assert finals(spoken(server, speech(1, 3), origin=origin)) == expected_finals(speech(1, 3), 320)
-    with pytest.raises(InvalidStatus, match="403"):
-        server.live(origin="https://example.com")
+    for origin in ("https://example.com", "null", "http://["):
+        with pytest.raises(InvalidStatus, match="403"), server.live(origin=origin):
+            pass
 
 
 def test_who_means_harm_harms_nobody(server):
@@ -326,6 +329,20 @@ def test_a_key_is_asked_for(folder):
         assert httpx.get(f"{server.url}/health").status_code == 200
     finally:
         server.stop()
+
+
+def test_stopping_does_not_wait_for_who_goes_on_speaking(folder):
+    server = Running(folder)
+    with server.live() as connection:
+        connection.send('{"type": "start"}')
+        server.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(500):
+                connection.send(bytes(3_200))
+                time.sleep(0.01)
+        assert received(connection)[-1]["type"] == "end"
+    assert server.stop() == 0
+    assert "Traceback" not in server.error
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

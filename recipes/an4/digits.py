@@ -7,6 +7,7 @@ example: pip install sru-asr[align] && python recipes/an4/digits.py --corpus-dir
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def prepare_digits(train: Path, path: Path, times: Path = TIMES) -> Path:
     ]
     if not cuts:
         raise ValueError(f"{train}: expected utterances of AN4's training part, found none that {times} names")
-    part = path.with_name(f".{path.name}")
+    part = path.with_name(f".{os.getpid()}.{path.name}")  # others may prepare the same corpus
     CutSet.from_cuts(cuts).to_file(part)
     part.replace(path)
     return path

@@ -32,7 +32,7 @@ from starlette.websockets import WebSocketDisconnect
 from sru_asr import __version__
 from sru_asr.audio import SAMPLE_RATE, AudioError, header
 from sru_asr.live import PAUSE_SECONDS, Caption
-from sru_asr.serve.engine import Busy, Engine, Round, Session, SessionError
+from sru_asr.serve.engine import Busy, Ended, Engine, Round, Session, SessionError
 from sru_asr.source import HIGHEST_RATE, LOWEST_RATE, Pcm
 from sru_asr.subtitles import srt, vtt
 from sru_asr.transcribe import Transcript
@@ -283,6 +283,12 @@ async def _converse(socket: WebSocket, session: Session, start: Start, limits: L
 
 
 async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
+    """Take in audio until the client ends the session, or the server, which is about to stop."""
+    with contextlib.suppress(Ended):
+        await _take_in(socket, session, start, limits)
+
+
+async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
     pcm, n_bytes = Pcm(start.sample_rate), 0
     while True:
         try:
@@ -337,7 +343,12 @@ def _allowed(limits: Limits, key: str | None) -> bool:
 def _same_origin(socket: WebSocket, limits: Limits) -> bool:
     """Whether the page that opens a WebSocket is one of ours; programs that are no browsers name none."""
     origin = socket.headers.get("origin")
-    return origin is None or origin in limits.origins or urlsplit(origin).netloc == socket.headers.get("host")
+    if origin is None or origin in limits.origins:
+        return True
+    try:
+        return urlsplit(origin).netloc == socket.headers.get("host")
+    except ValueError:  # half an IPv6 address
+        return False
 
 
 def _transcribe(model: Recognizer, content: bytes, limits: Limits) -> Transcript:

@@ -37,6 +37,10 @@ class SessionError(Exception):
     """A session has ended early; the message is for its client."""
 
 
+class Ended(Exception):
+    """There was more audio after the end of a session, be it its client's or the server's."""
+
+
 class Round(NamedTuple):
     """What a batch was like, for whoever counts."""
 
@@ -72,13 +76,13 @@ class Session:
 
         Raises:
             SessionError: the session has ended early.
-            RuntimeError: `end` has been called.
+            Ended: `end` has been called; this is not recognised.
         """
         await self._room.wait()
         if self._error is not None:
             raise SessionError(self._error)
         if self._ending:
-            raise RuntimeError("this session has been ended: open another one for the next utterances")
+            raise Ended("this session has been ended: open another one for the next utterances")
         self._inbox.extend(waveform.split(int(ROUND_SECONDS * SAMPLE_RATE)))
         self._waiting += len(waveform)
         if self._waiting > MOST_WAITING_SECONDS * SAMPLE_RATE:
