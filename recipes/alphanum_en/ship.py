@@ -97,7 +97,8 @@ def trainings(settings: dict[str, Any]) -> str:
     trained_on = {name.partition("/")[0] for one in chain for name in one["data_sets"]["train"]}
     if others := trained_on - set(SETS):
         raise ValueError(f"the model was trained on {', '.join(sorted(others))}, too, which the card does not say")
-    epochs = ", ".join(str(one["max_epochs"]) for one in chain)
+    stopped = [f"{one['stopped_after']} of " if "stopped_after" in one else "" for one in chain]
+    epochs = ", ".join(f"{when}{one['max_epochs']}" for when, one in zip(stopped, chain, strict=True))
     if len(chain) == 1:
         return f"{epochs} epochs, no pre-trained weights"
     return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before"
