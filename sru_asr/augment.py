@@ -52,6 +52,7 @@ class AugmentConfig:
             of single words often have it.
         clip: probability that of a word said alone only the loud middle is left, so that SIX keeps its vowel and loses
             both its S, as in recordings that loudness starts and stops.
+        clip_words: the words that this is for; none for all. (A clipped EIGHT at 8 kHz is a clipped A.)
         padding_seconds: most that is added on either side, silent but for the noise.
         no_speech: share of utterances replaced by noise of any level in which nothing is said.
     """
@@ -66,6 +67,7 @@ class AugmentConfig:
     gain_db: float = 10.0
     trim: float = 0.3
     clip: float = 0.3
+    clip_words: tuple[str, ...] = ()
     padding_seconds: float = 0.2
     no_speech: float = 0.01
 
@@ -105,12 +107,12 @@ class Augmented:
         self._random = np.random.default_rng(zlib.crc32(key.encode()))
         self.has_speech = not self._happens(config.no_speech)
 
-    def __call__(self, waveform: Tensor, n_words: int = 0) -> Tensor:
+    def __call__(self, waveform: Tensor, text: str = "") -> Tensor:
         """Change a waveform.
 
         Args:
             waveform: (samples,) float32 in [-1, 1] at 16 kHz.
-            n_words: that are said in it; 0 where nobody knows.
+            text: what is said in it, normalised; empty where nobody knows.
 
         Returns:
             (samples,) float32, of the same level up to `gain_db`, so that peaks may lie above 1; with `padding_seconds`
@@ -120,7 +122,7 @@ class Augmented:
         samples: Array = waveform.numpy()
         if self.has_speech:
             samples = self._trimmed(samples)
-            if n_words == 1 and self._happens(config.clip):
+            if self._may_clip(text) and self._happens(config.clip):
                 samples = self._clipped(samples)
             level = _rms(samples)
             samples = self._padded(self._filtered(samples))
@@ -134,6 +136,9 @@ class Augmented:
 
     def _happens(self, probability: float) -> bool:
         return bool(self._random.random() < probability)
+
+    def _may_clip(self, text: str) -> bool:
+        return len(text.split()) == 1 and (not self.config.clip_words or text in self.config.clip_words)
 
     def _trimmed(self, samples: Array) -> Array:
         """Without the blocks at both ends that are quieter than the loudest by more than something drawn.
@@ -160,7 +165,8 @@ class Augmented:
         spectrum = np.fft.rfft(blocks * np.hanning(TRIM_SAMPLES).astype(np.float32))
         power = np.square(np.abs(spectrum[:, (hertz >= low) & (hertz <= high)])).sum(1)
         (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*CLIP_DB) / 10))
-        first, last = loud[0], max(loud[-1] + 1, loud[0] + SHORTEST_CLIP)
+        first = min(loud[0], len(blocks) - SHORTEST_CLIP)  # it may be a click at the end that is loudest
+        last = max(loud[-1] + 1, first + SHORTEST_CLIP)
         return samples[first * TRIM_SAMPLES : last * TRIM_SAMPLES]
 
     def _padded(self, samples: Array) -> Array:

@@ -133,7 +133,7 @@ class SpeechDataset(Dataset[Batch]):
         ]
         tokens = [self.tokenizer.encode(text) if self.tokenizer else [] for text in texts]
         waveforms = [
-            change(load_waveform(cut, self.speed(epoch, cut.id)), len(text.split()))
+            change(load_waveform(cut, self.speed(epoch, cut.id)), text)
             for cut, change, text in zip(cuts, changes, texts, strict=True)
         ]
         return Batch(

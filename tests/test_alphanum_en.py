@@ -180,7 +180,7 @@ def test_three_corpora_are_prepared(recipe: dict[str, ModuleType], tmp_path: Pat
         "alphanum": True,
     }
     assert len({path for splits in found.values() for path in splits.values()}) == 8
-    assert found["an4"]["digits"].is_file()
+    assert found["an4"]["words"].is_file()
 
 
 def test_the_package_names_one_default() -> None:

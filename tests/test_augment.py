@@ -44,11 +44,11 @@ def test_whatever_comes_out_is_finite_speech_of_about_the_same_length(samples, k
         noise=probability, reverb=probability, channel=probability, band=probability, trim=probability
     )
     waveform = signal(samples, seed)
-    found = Augmented(config, key)(waveform, 2)
+    found = Augmented(config, key)(waveform, "TWO WORDS")
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
     assert samples / 2 <= len(found) <= samples + 2 * config.padding_seconds * 16_000
-    again = Augmented(config, key)(waveform, 2)
+    again = Augmented(config, key)(waveform, "TWO WORDS")
     assert torch.equal(found, again)
 
 
@@ -117,22 +117,34 @@ def test_of_one_word_clipping_leaves_the_vowel_however_loud_its_hisses_are(key):
     hiss, vowel = word_like_six()
     assert power(hiss) > power(vowel)
     word = torch.cat([hiss, vowel, hiss])
-    found = Augmented(replace(NONE, clip=1.0), key)(word, 1)
+    found = Augmented(replace(NONE, clip=1.0), key)(word, "SIX")
     assert abs(len(found) - len(vowel)) <= 3 * 160
     start = next(i for i in range(0, len(word), 160) if torch.equal(word[i : i + len(found)], found))
     assert abs(start - len(hiss)) <= 2 * 160
-    for n_words in (0, 2):
-        assert torch.equal(Augmented(replace(NONE, clip=1.0), key)(word, n_words), word)
+    for text in ("", "SIX SIX"):
+        assert torch.equal(Augmented(replace(NONE, clip=1.0), key)(word, text), word)
+    for clip_words, clipped in ((("SIX", "ONE"), True), (("ONE",), False)):
+        again = Augmented(replace(NONE, clip=1.0, clip_words=clip_words), key)(word, "SIX")
+        assert torch.equal(again, found if clipped else word)
 
 
 def test_clipping_leaves_at_least_a_tenth_of_a_second():
     hiss, vowel = word_like_six(0.02)
-    found = [len(Augmented(replace(NONE, clip=1.0), str(i))(torch.cat([hiss, vowel, hiss]), 1)) for i in range(30)]
+    found = [len(Augmented(replace(NONE, clip=1.0), str(i))(torch.cat([hiss, vowel, hiss]), "SIX")) for i in range(30)]
     assert min(found) == 1_600
     short = signal(1_500)
-    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(short, 1), short)
+    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(short, "SIX"), short)
     silence = torch.zeros(16_000)
-    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(silence, 1), silence)
+    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(silence, "SIX"), silence)
+
+
+@pytest.mark.parametrize("at", [0, 5, 60, 95, 99])
+def test_clipping_to_a_click_leaves_a_tenth_of_a_second_too(at):
+    word = 0.001 * signal()[:16_000]
+    word[160 * at + 40 : 160 * at + 120] += 1
+    found = Augmented(replace(NONE, clip=1.0), "key")(word, "SIX")
+    assert len(found) == 1_600
+    assert found.max() > 0.5
 
 
 def test_padding_does_not_make_noise_quieter():

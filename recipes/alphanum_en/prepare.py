@@ -11,8 +11,9 @@ from sru_asr.cli import run
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # recipes are scripts beside each other, no package
 from alphanum.prepare import ROOT
 from alphanum.prepare import prepare as prepare_alphanum
-from an4.digits import prepare_digits
+from an4.words import prepare_words
 from an4.prepare import prepare as prepare_an4
+from fsdd.prepare import WORDS as DIGITS
 from fsdd.prepare import prepare as prepare_fsdd
 
 EXAMPLE = "example: python recipes/alphanum_en/prepare.py --corpora-dir ../shared/corpora"
@@ -28,7 +29,7 @@ def prepare(corpora_dir: Path | None, prepared_dir: Path, download_dir: Path) ->
 
     Returns:
         The manifests by corpus (`an4`, `fsdd`, `alphanum`) and split: `train` and `dev`, and `test` where there is one.
-        AN4's `digits` are those of its training part, cut out.
+        AN4's `words` are those of its training part, one by one.
 
     Raises:
         ValueError: A corpus is not as expected, or could not be fetched.
@@ -36,7 +37,7 @@ def prepare(corpora_dir: Path | None, prepared_dir: Path, download_dir: Path) ->
     an4, fsdd = (None if corpora_dir is None else corpora_dir / name for name in ("an4", "fsdd"))
     of_an4 = prepare_an4(an4, prepared_dir / "an4", download_dir)
     return {
-        "an4": of_an4 | {"digits": prepare_digits(of_an4["train"], prepared_dir / "an4/digits.jsonl.gz")},
+        "an4": of_an4 | {"words": prepare_words(of_an4["train"], prepared_dir / "an4/words.jsonl.gz")},
         "fsdd": prepare_fsdd(fsdd, prepared_dir / "fsdd", download_dir),
         "alphanum": prepare_alphanum(ROOT / "data/alphanum", prepared_dir / "alphanum"),
     }

@@ -8,7 +8,7 @@ example: python recipes/alphanum_en/train.py --corpora-dir ~/corpora --output-di
 from argparse import Namespace
 from pathlib import Path
 
-from prepare import add_folders, prepare
+from prepare import DIGITS, add_folders, prepare
 
 from sru_asr.cli import run
 
@@ -20,13 +20,14 @@ def main() -> None:
     parser = training_parser(
         "alphanum_en",
         __doc__,
-        trainer__max_epochs=20,
+        trainer__max_epochs=10,
         trainer__check_val_every_n_epoch=2,
         data__max_batch_seconds=30.0,
         data__vocab_size=250,
         data__speeds=[0.85, 1.0, 1.15],
+        augment__clip_words=list(DIGITS),
         loss__consistency=0.2,
-        loss__windowed=1.0,  # the second of the two views
+        loss__windowed=0.5,  # of the second views
         model__hidden_size=208,
         optimizer__warmup=0.1,
     )
@@ -35,7 +36,7 @@ def main() -> None:
     def manifests(args: Namespace) -> dict[str, list[Path]]:
         corpora = prepare(args.corpora_dir, args.prepared_dir, args.download_dir)
         splits = {split: [corpus[split] for corpus in corpora.values()] for split in ("train", "dev")}
-        return splits | {"train": [*splits["train"], corpora["an4"]["digits"]]}
+        return splits | {"train": [*splits["train"], corpora["an4"]["words"]]}
 
     train(parser, manifests)
 

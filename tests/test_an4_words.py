@@ -1,4 +1,4 @@
-"""The digits cut out of AN4: where each begins and ends, on recordings made here and on the real ones."""
+"""The words cut out of AN4: where each begins and ends, on recordings made here and on the real ones."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sru_asr.manifest import load_manifest
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/an4"
 
-recipe = load_prepare("an4", "digits")
+recipe = load_prepare("an4", "words")
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ def train(tmp_path: Path) -> Path:
 
 def times(folder: Path, *lines: str) -> Path:
     """A file of times."""
-    path = folder / "digits.tsv"
+    path = folder / "words.tsv"
     path.write_text("\n".join(["utterance\tword\tstart\tend", *("\t".join(line.split()) for line in lines)]) + "\n")
     return path
 
 
-def test_a_digit_is_the_audio_between_its_times_and_a_little_around_it(train: Path, tmp_path: Path) -> None:
+def test_a_word_is_the_audio_between_its_times_and_a_little_around_it(train: Path, tmp_path: Path) -> None:
     lines = ("one-two ONE 50 90", "one-two TWO 150 201", "three THREE 0 30", "of-dev FOUR 10 50", "three FIVE 60 69")
-    path = recipe.prepare_digits(train, tmp_path / "digits.jsonl.gz", times(tmp_path, *lines))
+    path = recipe.prepare_words(train, tmp_path / "words.jsonl.gz", times(tmp_path, *lines))
     cuts = list(load_manifest(path))
-    assert [cut.id for cut in cuts] == ["one-two-digit1", "one-two-digit2", "three-digit1"]  # FIVE is too short
+    assert [cut.id for cut in cuts] == ["one-two-word1", "one-two-word2", "three-word1"]  # FIVE is too short
     assert [cut.supervisions[0].text for cut in cuts] == ["ONE", "TWO", "THREE"]
     assert cuts[0].supervisions[0].speaker == "speaker of one-two"
     for cut, (first, last) in zip(cuts, [(0.48, 0.92), (1.48, 2.0), (0.0, 0.32)], strict=True):
@@ -55,22 +55,22 @@ def test_a_digit_is_the_audio_between_its_times_and_a_little_around_it(train: Pa
 @pytest.mark.parametrize("line", ["three THREE 10 205", "three THREE 50 40", "three THREE -1 40"])
 def test_times_that_do_not_fit_the_recording_are_an_error(train: Path, tmp_path: Path, line: str) -> None:
     with pytest.raises(ValueError, match=r"three: expected a word within its 2\.0 s"):
-        recipe.prepare_digits(train, tmp_path / "out.jsonl.gz", times(tmp_path, line))
+        recipe.prepare_words(train, tmp_path / "out.jsonl.gz", times(tmp_path, line))
     assert not (tmp_path / "out.jsonl.gz").exists()
 
 
 @pytest.mark.parametrize("line", ["three THREE 10", "three THREE 10 x", "three THREE 10 20 30"])
 def test_a_damaged_line_is_named(train: Path, tmp_path: Path, line: str) -> None:
-    with pytest.raises(ValueError, match=r"digits\.tsv:3: expected"):
-        recipe.prepare_digits(train, tmp_path / "out.jsonl.gz", times(tmp_path, "three THREE 10 50", line))
+    with pytest.raises(ValueError, match=r"words\.tsv:3: expected"):
+        recipe.prepare_words(train, tmp_path / "out.jsonl.gz", times(tmp_path, "three THREE 10 50", line))
 
 
 def test_another_corpus_or_another_file_is_refused(train: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected utterances of AN4's training part, found none"):
-        recipe.prepare_digits(train, tmp_path / "out.jsonl.gz", times(tmp_path, "unknown ONE 10 50"))
-    (tmp_path / "digits.tsv").write_text("name\ttext\n")
-    with pytest.raises(ValueError, match=r"digits\.tsv:1: expected the header"):
-        recipe.prepare_digits(train, tmp_path / "out.jsonl.gz", tmp_path / "digits.tsv")
+        recipe.prepare_words(train, tmp_path / "out.jsonl.gz", times(tmp_path, "unknown ONE 10 50"))
+    (tmp_path / "words.tsv").write_text("name\ttext\n")
+    with pytest.raises(ValueError, match=r"words\.tsv:1: expected the header"):
+        recipe.prepare_words(train, tmp_path / "out.jsonl.gz", tmp_path / "words.tsv")
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +81,17 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return load_prepare("an4").prepare(REAL, tmp_path_factory.mktemp("an4"), Path())["train"]
 
 
-def test_all_digits_of_the_utterances_named_are_there_in_order(real: Path, tmp_path: Path) -> None:
+def test_all_words_of_the_utterances_named_are_there_in_order(real: Path, tmp_path: Path) -> None:
     words: dict[str, list[str]] = {}
     for word in recipe._read(recipe.TIMES):
         words.setdefault(word.utterance, []).append(word.word)
     texts = {cut.id: cut.supervisions[0].text.split() for cut in CutSet.from_file(real)}
     assert set(words) <= set(texts)  # none of a development speaker
     for utterance, found in words.items():
-        assert found == [word for word in texts[utterance] if word in recipe.DIGITS]
-    cuts = CutSet.from_file(recipe.prepare_digits(real, tmp_path / "digits.jsonl.gz"))
-    assert len(cuts) > 1350
-    assert 0.3 < np.median([cut.duration for cut in cuts]) < 0.5
+        assert found == texts[utterance]
+    cuts = CutSet.from_file(recipe.prepare_words(real, tmp_path / "words.jsonl.gz"))
+    assert len(cuts) > 4200
+    assert 0.25 < np.median([cut.duration for cut in cuts]) < 0.5
 
 
 def test_alignment_finds_what_the_file_says(real: Path, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The digits of AN4's training speakers one by one: when each is said, and a manifest of them as utterances.
+"""The words of AN4's training speakers one by one: when each is said, and a manifest of them as utterances.
 
-When is in digits.tsv: utterance, word, start and end in hundredths of a second, from forced alignment with PocketSphinx
+When is in words.tsv: utterance, word, start and end in hundredths of a second, from forced alignment with PocketSphinx
 and the English model that comes with it. This script makes that file anew.
 
-example: pip install sru-asr[align] && python recipes/an4/digits.py --corpus-dir ../shared/corpora/an4
+example: pip install sru-asr[align] && python recipes/an4/words.py --corpus-dir ../shared/corpora/an4
 """
 
 import argparse
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
-TIMES = Path(__file__).with_name("digits.tsv")
+TIMES = Path(__file__).with_name("words.tsv")
 COLUMNS = ["utterance", "word", "start", "end"]
 # Around a word, so that its first and last sounds are whole where the alignment is a little off.
 MARGIN_SECONDS = 0.02
@@ -32,7 +31,7 @@ TOLERANCE = 3
 
 
 class Word(NamedTuple):
-    """A line of digits.tsv; times in hundredths of a second, the end exclusive."""
+    """A line of words.tsv; times in hundredths of a second, the end exclusive."""
 
     utterance: str
     word: str
@@ -40,11 +39,11 @@ class Word(NamedTuple):
     end: int
 
 
-def prepare_digits(train: Path, path: Path, times: Path = TIMES) -> Path:
-    """Writes a manifest in which each digit is a cut of the recording that it is said in.
+def prepare_words(train: Path, path: Path, times: Path = TIMES) -> Path:
+    """Writes a manifest in which each word is a cut of the recording that it is said in.
 
     Args:
-        train: Manifest of the training part, as prepare.py writes it. Digits of utterances that it lacks are left out.
+        train: Manifest of the training part, as prepare.py writes it. Words of utterances that it lacks are left out.
         path: The manifest to be written.
         times: When each is said.
 
@@ -57,7 +56,7 @@ def prepare_digits(train: Path, path: Path, times: Path = TIMES) -> Path:
     for word in _read(times):
         words.setdefault(word.utterance, []).append(word)
     cuts = [
-        _part(cut, word, f"{cut.id}-digit{number}")
+        _part(cut, word, f"{cut.id}-word{number}")
         for cut in CutSet.from_file(train)
         for number, word in enumerate(words.get(cut.id, ()), 1)
         if not 0 < word.end - word.start < 100 * MIN_SECONDS
@@ -96,7 +95,7 @@ def _read(path: Path) -> Iterator[Word]:
 
 
 def align(train: Path) -> Iterator[Word]:
-    """Finds the digits of a training part by forced alignment; utterances that it does not fit are left out, and named.
+    """Finds the words of a training part by forced alignment; utterances that it does not fit are left out, and named.
 
     Args:
         train: Its manifest; recordings of 16 kHz.
@@ -117,12 +116,11 @@ def align(train: Path) -> Iterator[Word]:
             print(f"left out {cut.id}: found only {' '.join(word for word, _ in found)!r} of {text!r}", file=sys.stderr)
             continue
         for word, part in found:
-            if word.upper() in DIGITS:
-                yield Word(cut.id, word.upper(), part.start_frame, part.end_frame + 1)
+            yield Word(cut.id, word.upper(), part.start_frame, part.end_frame + 1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Makes digits.tsv anew."""
+    """Makes words.tsv anew."""
     from prepare import prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
