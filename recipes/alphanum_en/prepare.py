@@ -11,11 +11,12 @@ from sru_asr.cli import run
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # recipes are scripts beside each other, no package
 from alphanum.prepare import ROOT
 from alphanum.prepare import prepare as prepare_alphanum
-from an4.words import prepare_words
 from an4.prepare import prepare as prepare_an4
-from fsdd.prepare import WORDS as DIGITS
+from an4.words import prepare_words
+from fsdd.prepare import WORDS
 from fsdd.prepare import prepare as prepare_fsdd
 
+DIGITS = WORDS  # the only words that the Free Spoken Digit Dataset has
 EXAMPLE = "example: python recipes/alphanum_en/prepare.py --corpora-dir ../shared/corpora"
 
 
