@@ -119,18 +119,32 @@ def blocks(path: str | os.PathLike[str], seconds: float, sample_rate: int = SAMP
         yield torch.from_numpy(np.concatenate(held))
 
 
-def header(path: str | os.PathLike[str]) -> Header:
+def header(path: str | os.PathLike[str], most_values: float = math.inf) -> Header:
     """Rate, channels and length of an audio file; it is decoded only where its header says nothing of its length.
 
+    Args:
+        path: The audio file.
+        most_values: Samples, over all channels, that it may hold: some kilobytes can decode to days of silence.
+
     Raises:
-        AudioError: As `read` does, for the faults that show before decoding.
+        AudioError: As `read` does, for the faults that show before decoding; or there are more samples than may be, and
+            no more than those have been decoded.
     """
     path = Path(path)
     with _opened(path) as decoder:
+
+        def counted(n_samples: int) -> int:
+            if n_samples * decoder.channels > most_values:
+                found = f"at least {n_samples} in each of {decoder.channels} channels"
+                raise _error(path, f"at most {most_values} samples", found, "cut it into parts, or resample it")
+            return n_samples
+
         n_samples = _stated_samples(path, decoder)
         if n_samples is None:
-            n_samples = sum(len(samples) for samples in _mono(path, decoder))
-        return Header(decoder.samplerate, decoder.channels, n_samples)
+            n_samples = 0
+            for samples in _mono(path, decoder):
+                n_samples = counted(n_samples + len(samples))
+        return Header(decoder.samplerate, decoder.channels, counted(n_samples))
 
 
 def check(path: str | os.PathLike[str]) -> None:

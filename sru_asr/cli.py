@@ -155,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--rate", type=int, default=16_000, metavar="HZ", help="of the samples on standard input (default: 16000)"
     )
-    stream.add_argument("--device-name", metavar="NAME", help="of the microphone; python -m sounddevice lists them")
+    stream.add_argument(
+        "--device-name", metavar="NAME", help="or number of the microphone; python -m sounddevice lists them"
+    )
     stream.add_argument(
         "--format",
         choices=("txt", "json"),
@@ -315,7 +317,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 def _stream(args: argparse.Namespace) -> int:
     model = _load(args)
     from sru_asr.live import Live
-    from sru_asr.source import from_file, from_microphone, from_pcm
+    from sru_asr.source import from_file, from_microphone, from_pcm, until_interrupted
     from sru_asr.windows import window_of
 
     try:
@@ -324,7 +326,8 @@ def _stream(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error)) from error
     if args.audio is None:
-        pieces = from_microphone(args.device_name)
+        name = args.device_name
+        pieces = from_microphone(int(name) if name and name.isdecimal() else name)
     elif args.audio == "-":
         pieces = from_pcm(sys.stdin.buffer, args.rate)
     else:
@@ -332,7 +335,7 @@ def _stream(args: argparse.Namespace) -> int:
     fault = None
     with _captions(args.format) as show, _autocast(model, args.precision):
         try:
-            for piece in pieces:
+            for piece in until_interrupted(pieces):
                 show(live.push(piece))
         except ValueError as error:
             fault = error
@@ -386,7 +389,7 @@ def _serve(args: argparse.Namespace) -> int:
     key = None
     if args.api_key_file is not None:
         try:
-            key = args.api_key_file.read_text().strip()
+            key = args.api_key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"--api-key-file: {args.api_key_file} cannot be read: {error}") from error
         if not key:
@@ -394,17 +397,28 @@ def _serve(args: argparse.Namespace) -> int:
     if args.streams < 1 or args.megabytes < 1 or not 0 <= args.port <= 65_535:
         raise CommandError("expected --streams and --megabytes of at least 1 and a --port of 0 to 65535")
     try:
-        from sru_asr.serve.app import Limits, create_app
+        import python_multipart  # noqa: F401 (FastAPI names it only once it is missing)
+
+        from sru_asr.serve.app import create_app
+        from sru_asr.serve.limits import LOOPBACK, Limits
+        from sru_asr.serve.run import listen
         from sru_asr.serve.run import run as serve
     except ModuleNotFoundError as error:
         raise CommandError(f"serving needs {error.name}: pip install 'sru-asr[serve]'") from error
     model = _load(args)
-    limits = Limits(api_key=key, origins=tuple(args.origin), most_streams=args.streams, most_bytes=args.megabytes << 20)
-    name = "alphanum-en" if args.model is None else Path(args.model).name
+    limits = Limits(
+        api_key=key,
+        hosts=LOOPBACK if args.host in LOOPBACK else (),
+        origins=tuple(args.origin),
+        most_streams=args.streams,
+        most_bytes=args.megabytes << 20,
+    )
+    name = "alphanum-en" if args.model is None else Path(args.model).resolve().name
     try:
-        serve(create_app(model, name, limits), args.host, args.port)
+        listening = listen(args.host, args.port)
     except OSError as error:
         raise CommandError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
+    serve(create_app(model, name, limits), listening)
     return OK
 
 

@@ -6,6 +6,7 @@ only the last one may still become longer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,8 +72,8 @@ class Live:
         pause_seconds: float = PAUSE_SECONDS,
         longest_seconds: float = LONGEST_SECONDS,
     ) -> None:
-        if not pause_seconds > 0 or not longest_seconds > 0:
-            raise ValueError(f"expected times above 0 s, found {pause_seconds=} and {longest_seconds=}")
+        if not 0 < pause_seconds < math.inf or not longest_seconds > 0:
+            raise ValueError(f"expected finite times above 0 s, found {pause_seconds=} and {longest_seconds=}")
         self.stream = Stream(model, chunk, lookahead)
         self._greedy = Greedy()
         self._pause = max(round(pause_seconds * model.frames_per_second), 1)

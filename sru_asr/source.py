@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from queue import Empty, Full, Queue
@@ -19,6 +20,41 @@ PIECE_SECONDS = 0.04
 # What a microphone may have recorded before it is asked for: more, and recognition will not catch up.
 BEHIND_SECONDS = 30.0
 LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
+
+
+def until_interrupted(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pieces of audio until Ctrl-C, which comes while the next one is waited for and not while one is computed.
+
+    Args:
+        pieces: of any source. Only the main thread may ask for them.
+
+    Yields:
+        The same.
+
+    Raises:
+        KeyboardInterrupt: somebody pressed Ctrl-C; all pieces that were given have been made use of.
+    """
+    interrupted = waiting = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        if waiting:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        while True:
+            waiting = True
+            if interrupted:
+                raise KeyboardInterrupt
+            piece = next(pieces, None)
+            waiting = False
+            if piece is None:
+                return
+            yield piece
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def from_file(path: str | os.PathLike[str], realtime: bool = False) -> Iterator[Tensor]:
@@ -151,7 +187,9 @@ def from_microphone(device: str | int | None = None) -> Iterator[Tensor]:
                 except Empty:
                     if not stream.active:
                         raise AudioError("the microphone has stopped: was it unplugged?") from None
-    except sounddevice.PortAudioError as error:
+    except (sounddevice.PortAudioError, ValueError) as error:  # ValueError: there is none of that name
+        if isinstance(error, AudioError):
+            raise
         raise AudioError(
             f"the microphone cannot be used: {error}; python -m sounddevice lists what there is"
         ) from error

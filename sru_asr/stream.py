@@ -208,7 +208,8 @@ def _subsample(streams: list[Stream]) -> None:
         stream._pending = torch.cat([stream._pending, new])
         stream._frames = stream._ready
         first = max(stream._frames - past, 0)
-        stream._audio = stream._audio[(first - stream._first) * stream._hop :]
+        # A part of a tensor keeps all of it: of a long push there would be two copies until the next.
+        stream._audio = stream._audio[(first - stream._first) * stream._hop :].clone()
         stream._first = first
 
 
@@ -224,6 +225,6 @@ def _next_window(streams: list[Stream]) -> list[Tensor]:
     for stream, window, log_probs, state in zip(streams, windows, model.ctc(states), after.unbind(1), strict=True):
         n = min(chunk, len(window))  # of an utterance that has ended less than a chunk may be left
         said.append(log_probs[:n])
-        stream._pending = stream._pending[n:]
+        stream._pending = stream._pending[n:].clone()
         stream._state = state.clone()  # not the others' with it
     return said

@@ -53,11 +53,18 @@ class Transcript:
 def transcribe(model: Recognizer, audio: Audio) -> Transcript:
     """Recognise one file or one waveform; see `Recognizer.transcribe`."""
     if isinstance(audio, str | os.PathLike):
-        return _recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio))
-    return _recognise(model, check_waveform(audio).split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE), "the waveform")
+        return recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio))
+    return recognise(model, check_waveform(audio).split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE), "the waveform")
 
 
-def _recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transcript:
+def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transcript:
+    """Recognise one utterance or recording; see `Recognizer.transcribe`.
+
+    Args:
+        model: in evaluation mode.
+        pieces: of the audio, (samples,) float32 at 16 kHz, the first of `LONGEST_WHOLE_SECONDS` unless it is all.
+        name: of the audio, for errors.
+    """
     rate = model.frames_per_second
     pieces = iter(pieces)
     first = next(pieces, torch.zeros(0))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sru_asr import audio
 from sru_asr.audio import LOUDEST, SAMPLE_RATE, AudioError, blocks, check, header, read, resample
 
 FORMATS = {
@@ -265,6 +266,24 @@ def test_a_flac_from_a_pipe_does_not_know_its_length(tmp_path):
     assert torch.equal(read(path), waveform)
     assert torch.equal(torch.cat(list(blocks(path, 1.7))), waveform)
     assert header(path).seconds == 12
+
+
+def test_counting_the_samples_of_a_file_has_an_end(tmp_path, monkeypatch):
+    """Some kilobytes of FLAC that state no length can decode to days of silence."""
+    stated = write(tmp_path / "stated.flac", torch.zeros(600 * 8_000, 2).numpy(), 8_000)
+    unstated = tmp_path / "unstated.flac"
+    unstated.write_bytes(stated.read_bytes())
+    assert unstated.stat().st_size < 100_000
+    patched(unstated, 8 + 13, bytes([unstated.read_bytes()[8 + 13] & 0xF0, 0, 0, 0, 0]))
+    decoded = []
+    plain = audio._Decoder.read
+    monkeypatch.setattr(audio._Decoder, "read", lambda *args, **kw: decoded.append(plain(*args, **kw)) or decoded[-1])
+    for path, most_decoded in ((stated, 0), (unstated, 180 * 8_000)):
+        decoded.clear()
+        with pytest.raises(AudioError, match="at most 2720000 samples; found at least"):
+            header(path, 2 * 170 * 8_000)
+        assert sum(map(len, decoded)) <= most_decoded
+        assert header(path, 2 * 600 * 8_000).seconds == 600
 
 
 def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):

@@ -9,6 +9,7 @@ from sru_asr.live import Caption, Live
 from sru_asr.model import ModelConfig, Recognizer
 from sru_asr.serve import engine as module
 from sru_asr.serve.engine import Busy, Engine, SessionError
+from sru_asr.stream import Stream
 from sru_asr.text import CharTokenizer
 
 
@@ -120,6 +121,46 @@ def test_a_batch_that_fails_is_an_error_for_its_sessions_and_the_engine_goes_on(
 
     captions = in_engine(talk)
     assert [caption for caption in captions if caption.final] == alone(speech(1, 0), 2, 6)
+
+
+def test_audio_that_cannot_be_taken_in_ends_its_own_session_only(monkeypatch):
+    plain = Stream.accept
+
+    def accept(stream, waveform):
+        if waveform[0] == 0.25:
+            raise MemoryError("no room")
+        plain(stream, waveform)
+
+    monkeypatch.setattr(Stream, "accept", accept)
+
+    async def talk(engine):
+        good, bad = engine.open(2, 6), engine.open(2, 6)
+        await bad.send(torch.full((4_000,), 0.25))
+        await good.send(speech(1, 0))
+        good.end()
+        with pytest.raises(SessionError, match="internal error"):
+            await everything(bad)
+        return await everything(good)
+
+    captions = in_engine(talk)
+    assert [caption for caption in captions if caption.final] == alone(speech(1, 0), 2, 6)
+
+
+def test_an_engine_that_fails_says_so():
+    def count(batch):
+        raise ZeroDivisionError
+
+    async def talk(engine):
+        session, other = engine.open(2, 6), engine.open(2, 6)
+        await session.send(speech(1, 0))
+        for ended in (session, other):
+            with pytest.raises(SessionError, match="internal error"):
+                await everything(ended)
+        assert engine.failed
+        with pytest.raises(Busy, match="has failed"):
+            engine.open(2, 6)
+
+    in_engine(talk, count=count)
 
 
 def test_who_sends_too_much_waits():

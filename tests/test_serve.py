@@ -30,6 +30,9 @@ from sru_asr.windows import window_of
 KEY = "a key"
 
 
+UPLOADS = "/v1/audio/transcriptions"
+
+
 class Running:
     """A server's process, and where it listens."""
 
@@ -123,6 +126,8 @@ def test_the_openai_client_gets_what_the_library_says(server, folder):
     assert verbose.duration == 3.0
     assert [(word.word, word.start, word.end) for word in verbose.words] == expected.words
     assert verbose.segments[0].end == expected.words[-1].end
+    # Of a frame, of which there are 25 a second.
+    assert verbose.segments[0].avg_logprob == pytest.approx(expected.score / 75, rel=1e-4)
     assert [model.id for model in client.models.list()] == [folder.name]
 
 
@@ -147,8 +152,69 @@ def test_what_is_wrong_with_a_request_is_said_as_openai_says_it(server, folder):
     assert error.value.status_code == 413
     with pytest.raises(openai.NotFoundError):
         client.images.generate(prompt="x")
-    chunked = httpx.post(f"{server.url}/v1/audio/transcriptions", content=iter([b"x"]))
-    assert (chunked.status_code, set(chunked.json())) == (411, {"error"})
+    for options in ({"content": iter([b"x"])}, {"headers": {"Transfer-Encoding": "CHUNKED"}}):
+        chunked = httpx.post(f"{server.url}{UPLOADS}", **options)
+        assert (chunked.status_code, set(chunked.json())) == (411, {"error"})
+
+
+def test_many_uploads_that_go_on_for_ever_take_the_places_of_no_others(server, folder):
+    """A place is taken before a file is received; who breaks off leaves it."""
+    host, port = server.host.split(":")
+    head = f"POST {UPLOADS} HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 5000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+
+    def ask():
+        file = {"file": (folder / "speech.wav").read_bytes()}
+        return httpx.post(f"{server.url}{UPLOADS}", files=file)
+
+    with ExitStack() as stack:
+        for _ in range(8):
+            slow = stack.enter_context(socket.create_connection((host, int(port))))
+            slow.sendall(head.encode())
+        for _ in range(100):
+            if (answer := ask()).status_code != 200:
+                break
+            time.sleep(0.05)
+        assert answer.status_code == 503
+        assert "too many files" in answer.json()["error"]["message"]
+    for _ in range(100):
+        if (answer := ask()).status_code == 200:
+            break
+        time.sleep(0.05)
+    assert answer.status_code == 200
+
+
+def test_a_server_on_loopback_goes_by_its_own_names_and_serves_its_own_pages(server, folder):
+    def ask(**headers):
+        file = {"file": (folder / "speech.wav").read_bytes()}
+        return httpx.post(f"{server.url}{UPLOADS}", files=file, headers=headers)
+
+    port = server.host.partition(":")[2]
+    for headers in (
+        {"Host": "localhost"},
+        {"Host": f"[::1]:{port}"},
+        {"Host": "example.org"},  # as behind a proxy: its pages may ask, so it may be called so
+        {"Origin": server.url},
+    ):
+        assert ask(**headers).status_code == 200
+    for headers in (
+        {"Host": "rebound.example.com"},
+        {"Host": "127.0.0.1.example.com"},
+        {"Host": f"rebound.example.com:{port}", "Origin": f"http://rebound.example.com:{port}"},
+        {"Host": "x/v1@localhost"},
+        {"Host": ""},
+        {"Origin": "https://example.com"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+    ):
+        assert ask(**headers).status_code in {400, 403}
+    allowed = ask(Origin="https://example.org")
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://example.org")
+    lines = ["GET /v1/stream HTTP/1.1", "Host: example.com", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
+    with socket.create_connection(("127.0.0.1", int(port))) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 403")
 
 
 def test_health_and_metrics(server):
@@ -196,6 +262,16 @@ def test_other_rates_are_taken(server):
         connection.send(bytes(2 * 48_000))
         connection.send(json.dumps({"type": "end"}))
         assert received(connection)[-1]["seconds"] == pytest.approx(1.0, abs=0.001)
+
+
+def test_a_message_of_low_rate_is_long_and_keeps_nobody_waiting(server):
+    """200 kB are a hundred seconds at 1000 Hz: resampled in parts, and read no faster than computed."""
+    with server.live(max_queue=None) as connection:
+        connection.send(json.dumps({"type": "start", "sample_rate": 1_000}))
+        connection.send(bytes(200_000))
+        connection.send(json.dumps({"type": "end"}))
+        assert httpx.get(f"{server.url}/health", timeout=2).status_code == 200
+        assert received(connection)[-1]["seconds"] == pytest.approx(100.0, abs=0.01)
 
 
 BAD = [
@@ -311,6 +387,12 @@ def test_who_means_harm_harms_nobody(server):
 def test_a_key_is_asked_for(folder):
     server = Running(folder, "--api-key-file", str(folder / "key.txt"))
     try:
+        for header, status in ((f"bearer  {KEY}", 200), (KEY, 401), (f"Basic {KEY}", 401), ("", 401)):
+            headers = {"Authorization": header.encode()}
+            assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == status
+        with server.live() as connection:
+            connection.send('{"type": "start", "api_key": "\\ud800"}')
+            assert "api_key" in json.loads(connection.recv())["message"]
         for key, ok in ((KEY, True), ("other", False)):
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key)
             if ok:
@@ -361,6 +443,37 @@ def test_stopping_finishes_what_has_been_said(folder, sig):
     assert finals(messages) == expected_finals(waveform, 320)
     assert server.stop() == 0
     assert "Traceback" not in server.error
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_finishes_a_file_however_often_it_is_asked(folder, sig):
+    soundfile.write(folder / "long.flac", np.zeros(1_800 * 8_000, np.int16), 8_000)
+    server = Running(folder)
+    with ThreadPoolExecutor(1) as pool:
+        file = {"file": (folder / "long.flac").read_bytes()}
+        answer = pool.submit(httpx.post, f"{server.url}{UPLOADS}", files=file, timeout=60)
+        while "sru_asr_files 1" not in httpx.get(f"{server.url}/metrics").text and not answer.done():
+            time.sleep(0.01)
+        server.process.send_signal(sig)
+        if sig == signal.SIGTERM:  # of a second Ctrl-C see below
+            server.process.send_signal(sig)
+        assert answer.result().status_code == 200
+    assert server.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in server.error
+
+
+def test_a_second_ctrl_c_waits_for_nothing(folder):
+    server = Running(folder)
+    with server.live() as connection, socket.create_connection(server.host.split(":")) as slow:
+        slow.sendall(f"POST {UPLOADS} HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 9\r\n\r\n".encode())
+        connection.send('{"type": "start"}')
+        connection.recv(timeout=10)
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert server.process.poll() is None  # it waits for the file
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+    assert "Traceback" not in server.process.stderr.read()
 
 
 def test_a_port_that_is_taken_is_an_error(folder):

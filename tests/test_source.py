@@ -1,8 +1,11 @@
 """Live audio: a file at its own pace, a pipe of raw samples, and a microphone that is none."""
 
 import io
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sru_asr.audio import AudioError, read
-from sru_asr.source import from_file, from_microphone, from_pcm
+from sru_asr.source import from_file, from_microphone, from_pcm, until_interrupted
 
 
 class Pipe(io.RawIOBase):
@@ -109,6 +112,31 @@ def test_a_microphone_that_is_not_kept_up_with_is_a_fault(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "sounddevice", sounddevice(2_000))
     with pytest.raises(AudioError, match="more than 30 s behind the microphone"):
         next(from_microphone("usb"))
+
+
+def test_ctrl_c_comes_between_pieces_and_loses_none() -> None:
+    spoken = list(torch.eye(4))
+    taken = []
+
+    def compute() -> None:
+        for piece in until_interrupted(iter(spoken)):
+            if len(taken) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            taken.append(piece)
+
+    with pytest.raises(KeyboardInterrupt):
+        compute()
+    assert all(map(torch.equal, taken, spoken[:2]))
+
+    def slow() -> Iterator[torch.Tensor]:
+        yield torch.ones(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(until_interrupted(slow()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(list(until_interrupted(iter(spoken)))) == 4
 
 
 def test_no_microphone_is_a_fault_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,6 +229,12 @@ def test_a_long_stream_holds_no_more_than_a_short_one():
     assert max(held) < 4 * (1_600 + 5 * 640 + 400 + 32 * (8 + 3) + 2 * 16)
 
 
+def test_a_long_push_is_not_kept():
+    stream = Stream(MODEL, 5, 3)
+    stream.push(speech(60 * 16_000))
+    assert held_bytes(stream) < 4 * (6 * 640 + 400 + 32 * (8 + 3) + 2 * 16)
+
+
 def test_a_finished_stream_says_so():
     stream = Stream(MODEL, 5, 3)
     stream.push(speech(3_000))

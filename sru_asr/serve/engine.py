@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
@@ -25,6 +26,8 @@ MOST_WAITING_SECONDS = 10.0
 ROUND_SECONDS = 0.5
 # Final captions that may wait to be read; who reads none of so many has gone.
 MOST_UNREAD = 1000
+
+INTERNAL = "an internal error; the server's log has more"
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +174,7 @@ class Engine:
         self.model = model
         self.most_sessions = most_sessions
         self.sessions: set[Session] = set()
-        self.closing = False
+        self.closing = self.failed = False
         self._count = count
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "engine")
@@ -188,6 +191,8 @@ class Engine:
             Busy: there is no room for it.
             ValueError: a window or a time that means nothing.
         """
+        if self.failed:
+            raise Busy("the server has failed, and has to be started anew; its log has more")
         if self.closing:
             raise Busy("the server is about to stop: try again in a moment")
         if len(self.sessions) >= self.most_sessions:
@@ -202,7 +207,7 @@ class Engine:
         self.sessions.discard(session)
 
     async def run(self) -> None:
-        """Compute until cancelled."""
+        """Compute until cancelled. If that fails, which nothing should make it, all sessions end and none may begin."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -216,6 +221,11 @@ class Engine:
                 for session, captions, (_, ended) in zip(due, done, taken, strict=True):
                     session._deliver(captions, ended)
                 self._work.set()  # what has come in meanwhile
+        except Exception:
+            logger.exception("the engine failed")
+            self.failed = True
+            for session in self.sessions:
+                session.abort(INTERNAL)
         finally:
             self._thread.shutdown(wait=False)
 
@@ -235,14 +245,17 @@ class Engine:
         sound = []
         for number, (live, (pieces, ended)) in enumerate(zip(lives, taken, strict=True)):
             try:
-                for piece in pieces:
-                    live.stream.accept(piece)
-                    samples += len(piece)
+                if pieces:
+                    live.stream.accept(torch.cat(pieces))
+                    samples += sum(map(len, pieces))
                 if ended:
                     live.stream.end()
                 sound.append(number)
             except AudioError as error:
                 done[number] = error
+            except Exception:
+                logger.exception("a session's audio could not be taken in")
+                done[number] = SessionError(INTERNAL)
         try:
             said = advance([lives[number].stream for number in sound])
             for number, log_probs in zip(sound, said, strict=True):
@@ -250,6 +263,6 @@ class Engine:
         except Exception:
             logger.exception("a batch of %d sessions failed", len(sound))
             for number in sound:
-                done[number] = SessionError("an internal error; the server's log has more")
+                done[number] = SessionError(INTERNAL)
         self._count(Round(len(lives), samples / SAMPLE_RATE, time.monotonic() - start))
         return done

@@ -1,0 +1,169 @@
+"""Live audio by WebSocket: audio in and captions out, until both have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from fastapi import WebSocket
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocketDisconnect
+
+from sru_asr import __version__
+from sru_asr.audio import SAMPLE_RATE
+from sru_asr.live import PAUSE_SECONDS, Caption
+from sru_asr.serve.engine import ROUND_SECONDS, Ended, Engine, Session
+from sru_asr.serve.guard import allowed, bearer
+from sru_asr.serve.limits import Limits
+from sru_asr.source import HIGHEST_RATE, LOWEST_RATE, Pcm
+from sru_asr.windows import window_of
+
+# What a client may take before it says how it wants to be heard, and between pieces of audio.
+START_SECONDS, IDLE_SECONDS = 10.0, 30.0
+MOST_MESSAGE_BYTES = 1 << 20
+
+
+class Refused(Exception):
+    """What a client of a live session did that it may not; the message is for it."""
+
+
+class Start(BaseModel):
+    """The first message of a live session."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["start"]
+    sample_rate: int = Field(SAMPLE_RATE, ge=LOWEST_RATE, le=HIGHEST_RATE)
+    latency_ms: float = Field(320.0, ge=80, le=10_000)
+    pause_seconds: float = Field(PAUSE_SECONDS, gt=0, le=60)
+    api_key: str | None = None
+
+
+async def converse(socket: WebSocket, engine: Engine, name: str, limits: Limits) -> None:
+    """All of a session, on a connection that has been accepted; the caller says what was wrong, and closes.
+
+    Raises:
+        Refused: the client did what it may not.
+        Busy, SessionError: as the engine says.
+        AudioError: what was sent is no audio.
+        WebSocketDisconnect: the client has gone.
+    """
+    start = await _start(socket, limits)
+    window = window_of(start.latency_ms, engine.model.frames_per_second)
+    session = engine.open(*window, pause_seconds=start.pause_seconds)
+    try:
+        ready = {"type": "ready", "model": name, "chunk": window[0], "lookahead": window[1], "version": __version__}
+        await say(socket, ready)
+        telling = asyncio.create_task(_tell(socket, session))
+        hearing = asyncio.create_task(_hear(socket, session, start, limits))
+        try:
+            await asyncio.wait({telling, hearing}, return_when=asyncio.FIRST_COMPLETED)
+            if hearing.done():
+                hearing.result()
+            await telling  # which ends when the session does, be it because the server stops
+        finally:
+            for task in (telling, hearing):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        await say(socket, {"type": "end", "seconds": round(session.seconds, 3)})
+    finally:
+        engine.close(session)
+
+
+async def say(socket: WebSocket, message: dict[str, Any]) -> None:
+    """Send a message to a client that reads.
+
+    Raises:
+        Refused: it does not.
+    """
+    try:
+        await asyncio.wait_for(socket.send_json(message), IDLE_SECONDS)
+    except TimeoutError:
+        raise Refused(f"nothing was read for {IDLE_SECONDS:g} s") from None
+
+
+async def _start(socket: WebSocket, limits: Limits) -> Start:
+    try:
+        message = await asyncio.wait_for(_receive(socket), START_SECONDS)
+    except TimeoutError:
+        raise Refused(f"expected a start message within {START_SECONDS:g} s") from None
+    if isinstance(message, bytes):
+        raise Refused('expected {"type": "start"} first, found audio')
+    try:
+        start = Start.model_validate(message)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Refused(f"start: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if not allowed(limits, start.api_key or bearer(socket.headers)):
+        raise Refused("expected this server's api_key in the start message, or as 'Authorization: Bearer KEY'")
+    return start
+
+
+async def _tell(socket: WebSocket, session: Session) -> None:
+    while (caption := await session.next()) is not None:
+        await say(socket, _message(caption))
+
+
+async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
+    """Take in audio until the client ends the session, or the server, which is about to stop."""
+    with contextlib.suppress(Ended):
+        await _take_in(socket, session, start, limits)
+
+
+async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
+    loop = asyncio.get_running_loop()
+    opened = heard = loop.time()
+    pcm, n_bytes = Pcm(start.sample_rate), 0
+    while True:
+        try:
+            message = await asyncio.wait_for(_receive(socket), heard + IDLE_SECONDS - loop.time())
+        except TimeoutError:
+            raise Refused(f'expected audio or {{"type": "end"}}, found nothing for {IDLE_SECONDS:g} s') from None
+        if not isinstance(message, bytes):
+            if message != {"type": "end"}:
+                raise Refused('expected audio or {"type": "end"}')
+            await session.send(pcm.finish())
+            session.end()
+            return
+        n_bytes += len(message)
+        too_much = n_bytes > 2 * start.sample_rate * limits.most_stream_seconds
+        if too_much or loop.time() - opened > limits.most_stream_seconds + IDLE_SECONDS:
+            raise Refused(f"a session lasts at most {limits.most_stream_seconds:g} s: open another one")
+        for piece in _pieces(message, 2 * int(ROUND_SECONDS * start.sample_rate)):
+            await session.send(pcm.push(piece))
+            await asyncio.sleep(0)  # resampling takes time, and others want their turn
+        if message:  # empty ones keep no session open
+            heard = loop.time()
+
+
+def _pieces(message: bytes, size: int) -> Iterator[bytes]:
+    for i in range(0, len(message), size):
+        yield message[i : i + size]
+
+
+async def _receive(socket: WebSocket) -> bytes | dict[str, Any]:
+    """The next message: audio, or an object."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1000))
+    if (audio := message.get("bytes")) is not None:
+        return audio
+    try:
+        found = json.loads(message["text"])
+    except (ValueError, RecursionError):
+        raise Refused("expected a JSON object or binary audio, found other text") from None
+    if not isinstance(found, dict):
+        raise Refused("expected a JSON object or binary audio, found other JSON")
+    return found
+
+
+def _message(caption: Caption) -> dict[str, Any]:
+    return {
+        "type": "final" if caption.final else "partial",
+        "text": caption.text,
+        "words": [word._asdict() for word in caption.words],
+    }

@@ -1,0 +1,112 @@
+"""Uploaded files, recognised one after the other in a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sru_asr.audio import AudioError, blocks, header
+from sru_asr.serve.limits import Limits
+from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, Transcript, recognise
+
+if TYPE_CHECKING:
+    from sru_asr.model import Recognizer
+
+# What is decoded to learn how long a file is, for each second that it may last: as much as a film's sound has.
+MOST_VALUES_PER_SECOND = 2 * 48_000
+STOPS = "the server is about to stop: try again in a moment"
+
+
+class Full(Exception):
+    """There is no room for a file now; the message is for its client."""
+
+
+class Files:
+    """The thread and its queue. All methods are for the thread of the event loop.
+
+    Args:
+        model: in evaluation mode.
+        limits: of what is recognised.
+
+    Attributes:
+        taken: places.
+    """
+
+    def __init__(self, model: Recognizer, limits: Limits) -> None:
+        self._model = model
+        self._limits = limits
+        self.taken = 0
+        self._closing = self._stopped = False
+        self._thread = ThreadPoolExecutor(1, "files")
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Room for a file, from before it is uploaded until its answer is sent.
+
+        Raises:
+            Full: there is none.
+        """
+        if self._closing:
+            raise Full(STOPS)
+        if self.taken >= self._limits.most_files:
+            raise Full("too many files are waiting: try again later")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+    async def recognise(self, content: bytes) -> Transcript:
+        """What is said in a file.
+
+        Raises:
+            AudioError: it is none, or longer than may be; the message says nothing of where the server keeps it.
+            Full: the server has no time left for it.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._recognise, content)
+        except (RuntimeError, asyncio.CancelledError) as error:  # of the executor, which has been shut down
+            if self._stopped:
+                raise Full(STOPS) from error
+            raise
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new files, and give those that there are some time."""
+        self._closing = True
+        until = time.monotonic() + seconds
+        while self.taken and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    def stop(self) -> None:
+        """Leave off. What is being recognised ends within its next half minute of audio, a fraction of a second."""
+        self._closing = self._stopped = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _recognise(self, content: bytes) -> Transcript:
+        most_seconds = self._limits.most_seconds
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "upload"
+            path.write_bytes(content)
+            try:
+                seconds = header(path, int(most_seconds * MOST_VALUES_PER_SECOND)).seconds
+                if seconds > most_seconds:
+                    raise AudioError(f"expected audio of at most {most_seconds:g} s, found {seconds:.0f} s")
+                return recognise(self._model, self._while_running(blocks(path, LONGEST_WHOLE_SECONDS)), "the file")
+            except AudioError as error:
+                message = str(error).replace(f"{os.fspath(path)}: ", "").replace(os.fspath(path), "it")
+                raise AudioError(message) from error
+
+    def _while_running(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        for piece in pieces:
+            if self._stopped:
+                raise Full(STOPS)
+            yield piece
