@@ -6,6 +6,7 @@ Rooms and channels are linear filters, so one Fourier transform applies both.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,8 @@ TRIM_DB = (18.0, 40.0)  # below the loudest 10 ms
 CLIP_DB = (8.0, 30.0)
 CLIP_HERTZ = (100, 3400)
 SHORTEST_CLIP = 10  # blocks of 10 ms
+# Pauses between utterances that are joined; longer ones would be mostly silence to learn from.
+LONGEST_PAUSE_SECONDS = 3.0
 QUIETEST = 1e-4  # root mean square below which there is no speech to set a noise against
 NO_SPEECH_DB = (-90.0, -20.0)  # levels of the noise where nothing is said, the lowest below all that 16 bits can hold
 
@@ -54,6 +57,9 @@ class AugmentConfig:
             both its S, as in recordings that loudness starts and stops.
         clip_words: the words that this is for; none for all. (A clipped EIGHT at 8 kHz is a clipped A.)
         padding_seconds: most that is added on either side, silent but for the noise.
+        join: probability that the utterances of a batch are joined, several to one, as who speaks live goes on after a
+            pause.
+        pause_seconds: mean of the pauses between them, which are drawn from an exponential distribution.
         no_speech: share of utterances replaced by noise of any level in which nothing is said.
     """
 
@@ -69,13 +75,15 @@ class AugmentConfig:
     clip: float = 0.3
     clip_words: tuple[str, ...] = ()
     padding_seconds: float = 0.2
+    join: float = 0.0
+    pause_seconds: float = 0.4
     no_speech: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("noise", "reverb", "channel", "band", "trim", "clip", "no_speech"):
+        for name in ("noise", "reverb", "channel", "band", "trim", "clip", "join", "no_speech"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment {name} must be a probability from 0 to 1, found {getattr(self, name)}")
-        for name in ("channel_db", "gain_db", "padding_seconds"):
+        for name in ("channel_db", "gain_db", "padding_seconds", "pause_seconds"):
             if not 0 <= getattr(self, name) <= 60:
                 raise ValueError(f"augment {name} must be from 0 to 60, found {getattr(self, name)}")
         if not 0.05 <= self.reverb_seconds <= 10:
@@ -118,17 +126,18 @@ class Augmented:
             (samples,) float32, of the same level up to `gain_db`, so that peaks may lie above 1; with `padding_seconds`
             it is longer.
         """
+        return self.joined([(waveform, text)])
+
+    def joined(self, parts: Sequence[tuple[Tensor, str]]) -> Tensor:
+        """Change some waveforms, with what is said in each, into one, with pauses between them; else as for one."""
         config, draw = self.config, self._random.uniform
-        samples: Array = waveform.numpy()
         if self.has_speech:
-            samples = self._trimmed(samples)
-            if self._may_clip(text) and self._happens(config.clip):
-                samples = self._clipped(samples)
-            level = _rms(samples)
-            samples = self._padded(self._filtered(samples))
+            ends = [self._ends_changed(waveform.numpy(), text) for waveform, text in parts]
+            level = _rms(np.concatenate(ends))
+            samples = self._padded(self._filtered(self._with_pauses(ends)))
         else:
             level = 10 ** (draw(*NO_SPEECH_DB) / 20)
-            samples = np.zeros_like(samples)
+            samples = np.zeros(sum(len(waveform) for waveform, _ in parts), np.float32)
         if not self.has_speech or (self._happens(config.noise) and level > QUIETEST):
             snr = draw(*config.snr_db) if self.has_speech else 0.0
             samples = samples + self._noise(len(samples)) * np.float32(level * 10 ** (-snr / 20))
@@ -137,8 +146,17 @@ class Augmented:
     def _happens(self, probability: float) -> bool:
         return bool(self._random.random() < probability)
 
-    def _may_clip(self, text: str) -> bool:
-        return len(text.split()) == 1 and (not self.config.clip_words or text in self.config.clip_words)
+    def _ends_changed(self, samples: Array, text: str) -> Array:
+        samples = self._trimmed(samples)
+        may_clip = len(text.split()) == 1 and (not self.config.clip_words or text in self.config.clip_words)
+        return self._clipped(samples) if may_clip and self._happens(self.config.clip) else samples
+
+    def _with_pauses(self, parts: list[Array]) -> Array:
+        spaced = parts[:1]
+        for part in parts[1:]:
+            seconds = min(self._random.exponential(self.config.pause_seconds), LONGEST_PAUSE_SECONDS)
+            spaced += [np.zeros(int(seconds * SAMPLE_RATE), np.float32), part]
+        return np.concatenate(spaced)
 
     def _trimmed(self, samples: Array) -> Array:
         """Without the blocks at both ends that are quieter than the loudest by more than something drawn.

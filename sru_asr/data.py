@@ -31,6 +31,9 @@ from sru_asr.text import BLANK, Tokenizer, normalize
 # AN4 in batches of 60 s is 7 % padding, one of speechocean762 in batches of 120 s 4 %.
 BATCHES_PER_BUCKET = 4
 MAX_BUCKETS = 64
+# Utterances that are joined to one: how many, and how much speech, at most.
+MOST_JOINED = 6
+LONGEST_JOINED_SECONDS = 16.0
 
 
 class Batch(NamedTuple):
@@ -125,26 +128,33 @@ class SpeechDataset(Dataset[Batch]):
 
     def __getitem__(self, index: tuple[int, CutSet]) -> Batch:
         epoch, cuts = index
-        supervisions = [cut.supervisions[0] for cut in cuts]
-        changes = [Augmented(self.augment, f"{self.seed} {epoch} {cut.id}") for cut in cuts]
-        texts = [
-            normalize(supervision.text or "") if change.has_speech else ""
-            for supervision, change in zip(supervisions, changes, strict=True)
-        ]
-        tokens = [self.tokenizer.encode(text) if self.tokenizer else [] for text in texts]
+        groups = self._groups(epoch, list(cuts))
+        changes = [Augmented(self.augment, f"{self.seed} {epoch} {group[0].id}") for group in groups]
+        said = [[normalize(cut.supervisions[0].text or "") for cut in group] for group in groups]
         waveforms = [
-            change(load_waveform(cut, self.speed(epoch, cut.id)), text)
-            for cut, change, text in zip(cuts, changes, texts, strict=True)
+            change.joined([(load_waveform(cut, self.speed(epoch, cut.id)), text) for cut, text in pairs])
+            for change, pairs in zip(changes, map(zip, groups, said), strict=True)
         ]
+        texts = [" ".join(parts) if change.has_speech else "" for change, parts in zip(changes, said, strict=True)]
+        tokens = [self.tokenizer.encode(text) if self.tokenizer else [] for text in texts]
         return Batch(
             waveforms=pad_sequence(waveforms, batch_first=True),
             lengths=torch.tensor([len(waveform) for waveform in waveforms]),
             targets=pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], True, BLANK),
             target_lengths=torch.tensor([len(t) for t in tokens]),
             texts=texts,
-            ids=[cut.id for cut in cuts],
-            speakers=[supervision.speaker or "" for supervision in supervisions],
+            ids=["+".join(cut.id for cut in group) for group in groups],
+            speakers=[group[0].supervisions[0].speaker or "" for group in groups],
         )
+
+    def _groups(self, epoch: int, cuts: list[Cut]) -> list[list[Cut]]:
+        """The cuts of a batch, each by itself or, in some batches, some of them together."""
+        draw = random.Random(f"{self.seed} {epoch} {cuts[0].id} joined")
+        size = 1
+        if self.augment.join and draw.random() < self.augment.join:
+            longest = max(cut.duration for cut in cuts)
+            size = min(draw.randint(2, MOST_JOINED), max(int(LONGEST_JOINED_SECONDS / longest), 1))
+        return [cuts[i : i + size] for i in range(0, len(cuts), size)]
 
 
 class BatchSampler(Sampler[tuple[int, CutSet]]):

@@ -147,6 +147,31 @@ def test_clipping_to_a_click_leaves_a_tenth_of_a_second_too(at):
     assert found.max() > 0.5
 
 
+def test_what_is_joined_has_pauses_between_it():
+    parts = [signal(3_000, 1), signal(5_000, 2), signal(2_000, 3)]
+    means = []
+    for key in map(str, range(40)):
+        found = Augmented(replace(NONE, pause_seconds=0.4), key).joined([(part, "A B") for part in parts])
+        assert torch.equal(found[:3_000], parts[0])
+        assert torch.equal(found[-2_000:], parts[2])
+        (where,) = (found == parts[1][0]).nonzero(as_tuple=True)
+        assert torch.equal(found[where[0] : where[0] + 5_000], parts[1])
+        assert not found[3_000 : where[0]].any()
+        assert not found[where[0] + 5_000 : -2_000].any()
+        means.append((len(found) - 10_000) / 2 / 16_000)
+    assert 0.25 < sum(means) / len(means) < 0.55
+    assert max(means) > 0.6
+
+
+def test_noise_of_what_is_joined_does_not_depend_on_its_pauses():
+    parts = [(signal(8_000, 1), ""), (signal(8_000, 2), "")]
+    quiet, noisy = (
+        Augmented(replace(NONE, noise=noise, snr_db=(10.0, 10.0), pause_seconds=1.0), "key").joined(parts)
+        for noise in (0.0, 1.0)
+    )
+    assert decibels(power(torch.cat([part for part, _ in parts])) / power(noisy - quiet)) == pytest.approx(10, abs=0.2)
+
+
 def test_padding_does_not_make_noise_quieter():
     """A word of 0.14 s used to get 2 to 6 dB less of it, as its level was taken with the silence around it."""
     for key in map(str, range(20)):

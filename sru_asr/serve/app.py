@@ -2,6 +2,7 @@
 
 POST /v1/audio/transcriptions   a file, as the `openai` client sends it
 WS   /v1/stream                 live audio; see `stream` for the protocol
+GET  /                          a page on which one speaks, or hands in a file, and reads along
 GET  /v1/models, /health, /metrics
 """
 
@@ -18,6 +19,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocketDisconnect
 
 from sru_asr import __version__
@@ -162,6 +164,8 @@ def create_app(model: Recognizer, name: str = "alphanum-en", limits: Limits | No
                 await say(socket, {"type": "error", "message": str(error)})
                 await socket.close(1013 if isinstance(error, Busy) else 1008)
 
+    # Last, as it would answer for all addresses: the page on which one speaks and reads along.
+    app.mount("/", StaticFiles(packages=[("sru_asr", "serve/page")], html=True))
     return app
 
 

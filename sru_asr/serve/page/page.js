@@ -1,0 +1,188 @@
+// Speak into the microphone, or hand in a file, and read along. The protocol is in docs/serving.md.
+const $ = (id) => document.getElementById(id);
+const key = () => $("key").value || undefined;
+let session = null; // the live one
+let spans = []; // the words of a file, to follow its player
+
+function say(message, error = false) {
+  $("status").textContent = message;
+  $("status").classList.toggle("error", error);
+  if (error && /\bkey\b/.test(message)) $("key-field").hidden = false;
+}
+
+function clock(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  return `${minutes}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+}
+
+// A line of words, one element each.
+function line(words, partial) {
+  const paragraph = document.createElement("p");
+  paragraph.classList.toggle("partial", partial);
+  const time = document.createElement("time");
+  time.textContent = clock(words[0].start);
+  const text = document.createElement("span");
+  for (const word of words) {
+    const span = document.createElement("span");
+    span.textContent = word.text;
+    span.dataset.start = word.start;
+    span.dataset.end = word.end;
+    text.append(span, " ");
+  }
+  paragraph.append(time, text);
+  return paragraph;
+}
+
+function clear() {
+  $("text").replaceChildren();
+  $("player").hidden = true;
+  $("player").pause();
+  spans = [];
+}
+
+// Live
+
+async function listen() {
+  if (!navigator.mediaDevices) throw new Error("this page may use the microphone on localhost or by https only");
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  const context = new AudioContext();
+  const opened = { stream, context, socket: null };
+  try {
+    await context.audioWorklet.addModule("recorder.js");
+    const address = new URL("v1/stream", location.href);
+    address.protocol = address.protocol.replace("http", "ws");
+    const socket = (opened.socket = new WebSocket(address));
+    const start = { type: "start", sample_rate: context.sampleRate, latency_ms: +$("latency").value, api_key: key() };
+    socket.onopen = () => socket.send(JSON.stringify(start));
+    socket.onmessage = ({ data }) => heard(opened, JSON.parse(data));
+    socket.onclose = () => {
+      if (!opened.ended) say("the connection was lost", true);
+      end(opened);
+    };
+  } catch (error) {
+    end(opened);
+    throw error;
+  }
+  return opened;
+}
+
+function heard(opened, message) {
+  const last = $("text").lastElementChild;
+  if (last?.classList.contains("partial")) last.remove();
+  if (message.type === "ready") {
+    const recorder = new AudioWorkletNode(opened.context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
+    recorder.port.onmessage = ({ data }) => {
+      $("level").value = Math.sqrt(data.peak);
+      if (opened.socket.readyState === WebSocket.OPEN && !opened.stopping) opened.socket.send(data.samples);
+    };
+    opened.context.createMediaStreamSource(opened.stream).connect(recorder);
+    say("listening");
+  } else if (message.type === "error") {
+    opened.ended = true;
+    say(message.message, true);
+  } else if (message.type === "end") {
+    opened.ended = true;
+    say(`${message.seconds.toFixed(1)} s`);
+  } else if (message.words.length) {
+    $("text").append(line(message.words, message.type === "partial"));
+    $("text").lastElementChild.scrollIntoView({ block: "nearest" });
+  }
+}
+
+function stop(opened) {
+  opened.stopping = true;
+  if (opened.socket?.readyState === WebSocket.OPEN) opened.socket.send(JSON.stringify({ type: "end" }));
+  else end(opened);
+}
+
+function end(opened) {
+  for (const track of opened.stream.getTracks()) track.stop();
+  if (opened.context.state !== "closed") opened.context.close();
+  if (opened.socket?.readyState < WebSocket.CLOSING) opened.socket.close();
+  if (session === opened) session = null;
+  $("speak").textContent = "Speak";
+  $("speak").setAttribute("aria-pressed", "false");
+  $("level").value = 0;
+}
+
+$("speak").onclick = async () => {
+  if (session) return stop(session);
+  clear();
+  say("");
+  $("speak").disabled = true;
+  try {
+    session = await listen();
+    $("speak").textContent = "Stop";
+    $("speak").setAttribute("aria-pressed", "true");
+  } catch (error) {
+    say(error.message, true);
+  }
+  $("speak").disabled = false;
+};
+
+// Files
+
+async function recognise(file) {
+  clear();
+  say(`${file.name} …`);
+  const form = new FormData();
+  form.append("file", file);
+  form.append("response_format", "verbose_json");
+  const headers = key() ? { Authorization: `Bearer ${key()}` } : {};
+  try {
+    const response = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers });
+    const found = await response.json();
+    if (!response.ok) throw new Error(found.error.message);
+    say(`${file.name}: ${found.duration.toFixed(1)} s${found.words.length ? "" : ", no words"}`);
+    show(found.words.map((word) => ({ text: word.word, ...word })));
+    if ($("player").src) URL.revokeObjectURL($("player").src);
+    $("player").src = URL.createObjectURL(file);
+    $("player").hidden = false;
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+// A new line begins where somebody paused.
+function show(words) {
+  let current = [];
+  for (const word of words) {
+    if (current.length && word.start - current.at(-1).end > 0.8) {
+      $("text").append(line(current, false));
+      current = [];
+    }
+    current.push(word);
+  }
+  if (current.length) $("text").append(line(current, false));
+  spans = [...$("text").querySelectorAll("span[data-start]")];
+}
+
+function follow() {
+  const now = $("player").currentTime;
+  for (const span of spans) span.classList.toggle("now", span.dataset.start <= now && now < span.dataset.end);
+  if (!$("player").paused) requestAnimationFrame(follow);
+}
+
+$("player").onplay = $("player").onseeked = follow;
+$("text").onclick = ({ target }) => {
+  if (!spans.includes(target)) return;
+  $("player").currentTime = target.dataset.start;
+  $("player").play();
+};
+$("file").onchange = () => {
+  if ($("file").files.length) recognise($("file").files[0]);
+  $("file").value = "";
+};
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("drop").classList.add("over");
+});
+addEventListener("dragleave", () => $("drop").classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  if (event.dataTransfer.files.length) recognise(event.dataTransfer.files[0]);
+});
+$("options").onsubmit = (event) => event.preventDefault();
+
+fetch("health").then(async (response) => ($("model").textContent = (await response.json()).model));

@@ -1,0 +1,104 @@
+"""The page as somebody meets it: in Chromium, which hears a recording instead of a microphone."""
+
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_serve import Running
+
+from sru_asr import load_model
+from sru_asr.audio import SAMPLE_RATE, read, resample
+from sru_asr.model import SHIPPED
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install sru-asr[browser]")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+AUDIO = Path(__file__).resolve().parents[1] / "data/alphanum/audio"
+# What the shipped model has right, by voices that it never heard.
+SPOKEN = ("af_sarah-0177.opus", "af_sarah-0373.opus")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Two utterances with a pause between them, after some silence; 48 kHz, as microphones have it."""
+    silence = np.zeros(SAMPLE_RATE * 3 // 2, np.float32)
+    parts = [part for name in SPOKEN for part in (silence, read(AUDIO / name).numpy())]
+    samples = resample(torch.from_numpy(np.concatenate([*parts, silence])), SAMPLE_RATE, 48_000)
+    path = tmp_path_factory.mktemp("page") / "recording.wav"
+    soundfile.write(path, samples.numpy(), 48_000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server():
+    running = Running(Path(SHIPPED))
+    yield running
+    assert running.stop(signal.SIGTERM) == 0
+
+
+@pytest.fixture
+def page(recording, server):
+    arguments = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={recording}%noloop",
+        "--autoplay-policy=no-user-gesture-required",
+        "--disable-background-networking",
+        "--no-sandbox",
+    ]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        context = browser.new_context(permissions=["microphone"], viewport={"width": 900, "height": 620})
+        page = context.new_page()
+        faults = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("requestfailed", lambda request: faults.append(request.url))
+        page.goto(server.url)
+        yield page
+        # Chromium counts each answer of 400 and more as an error.
+        assert not [fault for fault in faults if not fault.startswith("Failed to load resource")]
+        browser.close()
+
+
+def lines(page):
+    """The words of each line."""
+    found = page.locator("#text p:not(.partial)").all_inner_texts()
+    return [re.sub(r"^\d+:\d\d\s*", "", line).strip() for line in found]
+
+
+def test_what_is_said_into_the_microphone_is_on_the_page(page):
+    expected = [load_model().transcribe(AUDIO / name).text for name in SPOKEN]
+    page.click("#speak")
+    playwright.expect(page.locator("#text p.partial")).to_have_count(1, timeout=20_000)
+    playwright.expect(page.locator("#text p:not(.partial)")).to_have_count(2, timeout=30_000)
+    page.click("#speak")
+    playwright.expect(page.locator("#status")).to_have_text(re.compile(r"^[\d.]+ s$"), timeout=10_000)
+    assert lines(page) == expected
+    assert page.inner_text("#speak") == "Speak"
+
+
+def test_a_file_is_read_along_with_its_player(page, recording):
+    words = load_model().transcribe(recording).words
+    page.set_input_files("#file", recording)
+    playwright.expect(page.locator("#text p")).to_have_count(2, timeout=20_000)
+    assert [word for line in lines(page) for word in line.split()] == [word.text for word in words]
+    word = page.locator("#text span[data-start]").nth(2)
+    word.click()
+    playwright.expect(word).to_have_class("now")
+    assert page.evaluate("document.getElementById('player').currentTime") >= words[2].start
+
+
+def test_what_is_no_audio_is_said_on_the_page(page, tmp_path):
+    (tmp_path / "text.wav").write_text("not audio")
+    page.set_input_files("#file", tmp_path / "text.wav")
+    playwright.expect(page.locator("#status.error")).to_contain_text("found no audio")
