@@ -3,6 +3,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -465,6 +466,28 @@ def test_augmentation_depends_on_seed_epoch_and_id_alone_and_takes_text_with_spe
     ):
         assert text == (plain_text if speech else "")
         assert n_tokens == len(TOKENIZER.encode(text))
+
+
+def test_in_some_batches_utterances_are_joined(corpus: CutSet) -> None:
+    augment = replace(AugmentConfig.none(), join=1.0, pause_seconds=0.2)
+    dataset = SpeechDataset(TOKENIZER, seed=3, augment=augment)
+    plain = SpeechDataset(TOKENIZER)[1, corpus]
+    sizes = set()
+    for epoch in range(8):
+        batch = dataset[epoch, corpus]
+        assert [part for joined in batch.ids for part in joined.split("+")] == plain.ids
+        assert " ".join(batch.texts).split() == " ".join(plain.texts).split()
+        assert batch.lengths.sum() >= plain.lengths.sum()
+        for text, target, n_tokens in zip(batch.texts, batch.targets, batch.target_lengths.tolist(), strict=True):
+            assert TOKENIZER.decode(target[:n_tokens].tolist()) == text
+        sizes.add(len(batch.ids))
+        assert torch.equal(batch.waveforms, dataset[epoch, corpus].waveforms)
+    assert len(sizes) > 2
+    # None of more than 16 s of speech: these are 12 of 0.5 to 1.3 s.
+    longest = max(cut.duration for cut in corpus)
+    assert min(sizes) >= len(corpus) / max(int(16 / longest), 1)
+    never = SpeechDataset(TOKENIZER, seed=3, augment=replace(augment, join=0.0))
+    assert never[1, corpus].ids == plain.ids
 
 
 def test_only_training_is_augmented(corpus: CutSet) -> None:
