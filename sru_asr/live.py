@@ -1,7 +1,7 @@
 """What is said live: text that grows while somebody speaks, and is final once they pause.
 
 A word that has been shown does not change, because a frame is recognised once, when all that its window holds is there;
-only the last one may still become longer.
+only the last one may still become longer, and its end is a guess until the next one begins.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sru_asr.audio import SAMPLE_RATE
 from sru_asr.decode import Greedy
 from sru_asr.stream import Stream
 from sru_asr.words import Word, word_spans, words_of
@@ -139,5 +140,9 @@ class Live:
     def _words(self, n_tokens: int) -> list[Word]:
         """The words of the first tokens."""
         tokens, frames, _ = self._greedy.path
-        model = self.stream.model
-        return words_of(tokens[:n_tokens], frames[:n_tokens], model.tokenizer, model.frames_per_second)
+        stream, model = self.stream, self.stream.model
+        seconds = self._greedy.n_frames / model.frames_per_second
+        if stream.finished:
+            seconds = min(seconds, stream.samples / SAMPLE_RATE)
+        words = words_of(tokens, frames, model.tokenizer, model.frames_per_second, seconds)
+        return words[: len(word_spans(tokens[:n_tokens], model.tokenizer))]

@@ -10,9 +10,9 @@ from sru_asr.words import Word
 # What subtitlers recommend: two lines of 42 characters at most, no longer than seven seconds, a new one after a pause.
 LINE_CHARACTERS, LINES = 42, 2
 LONGEST_SECONDS = 7.0
-PAUSE_SECONDS = 1.0
-# A word's time is a frame within it; a cue is there a little before its first word and stays a little after its last.
-BEFORE_SECONDS, AFTER_SECONDS = 0.2, 0.5
+PAUSE_SECONDS = 0.7
+# A cue is there a little before its first word and stays a little after its last.
+BEFORE_SECONDS, AFTER_SECONDS = 0.1, 0.3
 
 
 class Cue(NamedTuple):

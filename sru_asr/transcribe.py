@@ -88,7 +88,7 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transcr
             path = collapse(scores, ids, torch.tensor([ids.shape[1]]))[0]
     return Transcript(
         text=" ".join(model.tokenizer.decode(path.tokens).split()),
-        words=words_of(path.tokens, path.frames, model.tokenizer, rate),
+        words=words_of(path.tokens, path.frames, model.tokenizer, rate, samples / SAMPLE_RATE),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from sru_asr.text import Tokenizer
 
+# CTC emits a token somewhere within what it stands for, which of a word that is one token is a frame: a while after it
+# began and before it ends. The medians of alphanum-en against forced alignment of AN4's development part (docs/log.md).
+LEAD_SECONDS, TAIL_SECONDS = 0.08, 0.25
+
 
 class Word(NamedTuple):
-    """A word and when it was said, in seconds from the start: its first and its last token's frame.
-
-    Where a word is one token that is a single frame somewhere within it: what CTC promises is order, not boundaries.
-    """
+    """A word and about when it was said, in seconds from the start. Words do not overlap."""
 
     text: str
     start: float
     end: float
 
 
-def words_of(tokens: Sequence[int], frames: Sequence[int], tokenizer: Tokenizer, rate: float) -> list[Word]:
-    """The words of a decoded path.
+def words_of(
+    tokens: Sequence[int], frames: Sequence[int], tokenizer: Tokenizer, rate: float, seconds: float = math.inf
+) -> list[Word]:
+    """The words of a decoded path. Each lasts until the next one begins, but no longer than words do.
 
     Args:
         tokens: without blanks.
         frames: of each token, the one in which it was first emitted.
         tokenizer: theirs.
         rate: frames per second.
+        seconds: length of the audio, behind which no word goes on.
     """
+    spans = word_spans(tokens, tokenizer)
+    emitted = [(frames[first] / rate, (frames[last] + 1) / rate) for _, first, last in spans]
+    starts, earliest = [], 0.0
+    for first, last in emitted:
+        starts.append(max(first - LEAD_SECONDS, earliest))
+        earliest = last
+    starts.append(max(seconds, earliest))
     return [
-        Word(text, round(frames[first] / rate, 3), round((frames[last] + 1) / rate, 3))
-        for text, first, last in word_spans(tokens, tokenizer)
+        Word(text, round(start, 3), round(min(last + TAIL_SECONDS, end), 3))
+        for (text, _, _), (start, end), (_, last) in zip(spans, pairwise(starts), emitted, strict=True)
     ]
 
 

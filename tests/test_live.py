@@ -53,14 +53,14 @@ def test_a_caption_grows_and_is_final_after_a_pause():
     assert session.take(saying([BLANK, BLANK, BLANK])) == []
     (caption,) = session.take(saying([BLANK, B, B, BLANK]))
     assert (caption.text, caption.final) == ("AA B", False)
-    assert caption.words == [Word("AA", 0.04, 0.2), Word("B", 0.4, 0.44)]
-    assert (caption.start, caption.end) == (0.04, 0.44)
+    assert caption.words == [Word("AA", 0.0, 0.32), Word("B", 0.32, 0.52)]
+    assert (caption.start, caption.end) == (0.0, 0.52)
     assert session.take(saying([BLANK] * 2)) == []
     (caption,) = session.take(saying([BLANK]))
     assert (caption.text, caption.final) == ("AA B", True)
     assert session.take(saying([BLANK] * 50)) == []
     (caption,) = session.take(saying([A]))
-    assert caption.words == [Word("A", 2.64, 2.68)]
+    assert caption.words == [Word("A", 2.56, 2.68)]
     (caption,) = session.finish()
     assert (caption.text, caption.final) == ("A", True)
 

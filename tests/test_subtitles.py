@@ -37,15 +37,15 @@ def test_cues_have_all_words_in_order_and_can_be_read(words: list[Word]) -> None
 
 
 def test_a_pause_begins_a_new_cue() -> None:
-    words = [Word("ONE", 1.0, 1.1), Word("TWO", 2.0, 2.1), Word("THREE", 3.5, 3.6), Word("FOUR", 3.7, 3.8)]
+    words = [Word("ONE", 1.0, 1.1), Word("TWO", 1.7, 2.1), Word("THREE", 2.9, 3.6), Word("FOUR", 3.7, 3.8)]
     assert [cue.text for cue in cues(words)] == ["ONE TWO", "THREE FOUR"]
-    assert [time for cue in cues(words) for time in cue[:2]] == pytest.approx([0.8, 2.6, 3.3, 4.3])
+    assert [time for cue in cues(words) for time in cue[:2]] == pytest.approx([0.9, 2.4, 2.8, 4.1])
 
 
 def test_files_are_as_their_formats_say() -> None:
     words = [Word("A<B&C", 3_661.5, 3_661.54), Word("D", 3_664.0, 3_664.04)]
-    assert srt(words) == ("1\n01:01:01,300 --> 01:01:02,040\nA<B&C\n\n2\n01:01:03,800 --> 01:01:04,540\nD\n\n")
-    assert vtt(words).startswith("WEBVTT\n\n01:01:01.300 --> 01:01:02.040\nA&lt;B&amp;C\n\n")
+    assert srt(words) == ("1\n01:01:01,400 --> 01:01:01,840\nA<B&C\n\n2\n01:01:03,900 --> 01:01:04,340\nD\n\n")
+    assert vtt(words).startswith("WEBVTT\n\n01:01:01.400 --> 01:01:01.840\nA&lt;B&amp;C\n\n")
     assert srt([]) == ""
     assert vtt([]) == "WEBVTT\n\n"
 

@@ -1,5 +1,7 @@
 """Words of tokens: as the text has them, with the times of their own tokens."""
 
+from itertools import accumulate, pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,10 +32,28 @@ def test_words_of_characters_are_those_of_the_text_without_the_spaces(path):
         assert CHARS.decode(path[first : last + 1]) == text
 
 
-def test_times_are_those_of_the_first_and_the_last_token():
-    frames = [3, 5, 6, 9, 12, 13]
-    assert words_of([SPACE, A, B, SPACE, B, SPACE], frames, CHARS, 25.0) == [
-        Word("AB", 0.2, 0.28),
-        Word("B", 0.48, 0.52),
+def test_a_word_lasts_from_before_its_first_token_until_the_next_or_a_while():
+    tokens, frames = [SPACE, A, B, SPACE, B, SPACE, A, B], [3, 5, 6, 9, 12, 13, 50, 53]
+    assert words_of(tokens, frames, CHARS, 25.0) == [
+        Word("AB", 0.12, 0.4),  # where the next begins
+        Word("B", 0.4, 0.77),  # 0.25 s behind its last
+        Word("AB", 1.92, 2.41),
     ]
+    assert words_of(tokens, frames, CHARS, 25.0, 2.3)[-1] == Word("AB", 1.92, 2.3)
+    assert words_of([A, SPACE, B], [0, 1, 2], CHARS, 25.0) == [Word("A", 0.0, 0.04), Word("B", 0.04, 0.37)]
     assert words_of([], [], CHARS, 25.0) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from([A, B, SPACE]), st.integers(1, 30)), max_size=20), st.floats(0, 20))
+def test_words_do_not_overlap_and_hold_their_tokens(path, seconds):
+    tokens = [token for token, _ in path]
+    frames = list(accumulate(step for _, step in path))
+    spans, words = word_spans(tokens, CHARS), words_of(tokens, frames, CHARS, 25.0, seconds)
+    for (text, first, last), word in zip(spans, words, strict=True):
+        assert word.text == text
+        assert 0 <= word.start <= frames[first] / 25
+        assert frames[last] / 25 + 0.04 <= word.end + 1e-9
+    for before, after in pairwise(words):
+        assert before.end <= after.start
+    for word in words:
+        assert word.end <= max(seconds, frames[-1] / 25 + 0.04) + 1e-9

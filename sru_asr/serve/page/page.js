@@ -147,7 +147,7 @@ async function recognise(file) {
 function show(words) {
   let current = [];
   for (const word of words) {
-    if (current.length && word.start - current.at(-1).end > 0.8) {
+    if (current.length && word.start - current.at(-1).end > 0.5) {
       $("text").append(line(current, false));
       current = [];
     }
