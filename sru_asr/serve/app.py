@@ -57,12 +57,20 @@ class Metrics:
         self.compute = Histogram(
             "sru_asr_batch_seconds", "time a batch takes", buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5), **make
         )
+        self.lag = Histogram(
+            "sru_asr_lag_seconds",
+            "time between the arrival of live audio and its recognition",
+            buckets=(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5),
+            **make,
+        )
 
     def count(self, batch: Round) -> None:
         """Take in a batch of live audio."""
         self.audio.labels("live").inc(batch.audio_seconds)
-        self.batch.observe(batch.sessions)
+        self.batch.observe(len(batch.lag_seconds))
         self.compute.observe(batch.compute_seconds)
+        for seconds in batch.lag_seconds:
+            self.lag.observe(seconds)
 
 
 def create_app(model: Recognizer, name: str = "alphanum-en", limits: Limits | None = None) -> FastAPI:

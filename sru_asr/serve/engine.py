@@ -47,9 +47,17 @@ class Ended(Exception):
 class Round(NamedTuple):
     """What a batch was like, for whoever counts."""
 
-    sessions: int
     audio_seconds: float
     compute_seconds: float
+    lag_seconds: list[float]  # of each session: between the arrival of its oldest piece and now, when all are computed
+
+
+class Turn(NamedTuple):
+    """What is computed of a session in a batch."""
+
+    pieces: list[Tensor]
+    since: float  # when the first of them came
+    ended: bool  # whether nothing will follow
 
 
 class Session:
@@ -63,7 +71,7 @@ class Session:
     def __init__(self, live: Live, wake: Callable[[], None]) -> None:
         self._live = live
         self._wake = wake
-        self._inbox: deque[Tensor] = deque()
+        self._inbox: deque[tuple[Tensor, float]] = deque()  # with the time when it came
         self._waiting = 0  # samples in it
         self._ending = False
         self._over = False
@@ -86,7 +94,8 @@ class Session:
             raise SessionError(self._error)
         if self._ending:
             raise Ended("this session has been ended: open another one for the next utterances")
-        self._inbox.extend(waveform.split(int(ROUND_SECONDS * SAMPLE_RATE)))
+        now = time.monotonic()
+        self._inbox.extend((piece, now) for piece in waveform.split(int(ROUND_SECONDS * SAMPLE_RATE)))
         self._waiting += len(waveform)
         if self._waiting > MOST_WAITING_SECONDS * SAMPLE_RATE:
             self._room.clear()
@@ -132,17 +141,17 @@ class Session:
     def _due(self) -> bool:
         return not self._over and (bool(self._inbox) or self._ending)
 
-    def _take(self) -> tuple[list[Tensor], bool]:
-        """What is computed next, and whether that is the last of it."""
+    def _take(self) -> Turn:
+        since = self._inbox[0][1] if self._inbox else time.monotonic()
         pieces: list[Tensor] = []
         samples = 0
-        while self._inbox and (not pieces or samples + len(self._inbox[0]) <= ROUND_SECONDS * SAMPLE_RATE):
-            pieces.append(self._inbox.popleft())
+        while self._inbox and (not pieces or samples + len(self._inbox[0][0]) <= ROUND_SECONDS * SAMPLE_RATE):
+            pieces.append(self._inbox.popleft()[0])
             samples += len(pieces[-1])
         self._waiting -= samples
         if self._waiting <= MOST_WAITING_SECONDS * SAMPLE_RATE:
             self._room.set()
-        return pieces, self._ending and not self._inbox
+        return Turn(pieces, since, self._ending and not self._inbox)
 
     def _deliver(self, captions: list[Caption] | Exception, ended: bool) -> None:
         if self._over:
@@ -216,10 +225,14 @@ class Engine:
                 due = [session for session in self.sessions if session._due()]
                 if not due:
                     continue
-                taken = [session._take() for session in due]
-                done = await loop.run_in_executor(self._thread, self._compute, [s._live for s in due], taken)
-                for session, captions, (_, ended) in zip(due, done, taken, strict=True):
-                    session._deliver(captions, ended)
+                turns = [session._take() for session in due]
+                start = time.monotonic()
+                done = await loop.run_in_executor(self._thread, self._compute, [s._live for s in due], turns)
+                for session, captions, turn in zip(due, done, turns, strict=True):
+                    session._deliver(captions, turn.ended)
+                now = time.monotonic()
+                samples = sum(len(piece) for turn in turns for piece in turn.pieces)
+                self._count(Round(samples / SAMPLE_RATE, now - start, [now - turn.since for turn in turns]))
                 self._work.set()  # what has come in meanwhile
         except Exception:
             logger.exception("the engine failed")
@@ -238,17 +251,15 @@ class Engine:
         while self.sessions and time.monotonic() < until:
             await asyncio.sleep(0.01)
 
-    def _compute(self, lives: list[Live], taken: list[tuple[list[Tensor], bool]]) -> list[list[Caption] | Exception]:
+    def _compute(self, lives: list[Live], turns: list[Turn]) -> list[list[Caption] | Exception]:
         """One batch. What is wrong with one session's audio is that session's fault alone."""
-        start, samples = time.monotonic(), 0
         done: list[list[Caption] | Exception] = [[] for _ in lives]
         sound = []
-        for number, (live, (pieces, ended)) in enumerate(zip(lives, taken, strict=True)):
+        for number, (live, turn) in enumerate(zip(lives, turns, strict=True)):
             try:
-                if pieces:
-                    live.stream.accept(torch.cat(pieces))
-                    samples += sum(map(len, pieces))
-                if ended:
+                if turn.pieces:
+                    live.stream.accept(torch.cat(turn.pieces))
+                if turn.ended:
                     live.stream.end()
                 sound.append(number)
             except AudioError as error:
@@ -264,5 +275,4 @@ class Engine:
             logger.exception("a batch of %d sessions failed", len(sound))
             for number in sound:
                 done[number] = SessionError(INTERNAL)
-        self._count(Round(len(lives), samples / SAMPLE_RATE, time.monotonic() - start))
         return done

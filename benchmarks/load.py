@@ -1,0 +1,189 @@
+"""How many people one server can listen to at once: real-time streams by WebSocket, and how late their words are.
+
+    python benchmarks/load.py --streams 50 100 200
+    python benchmarks/load.py --latency 640 --model runs/an4 --json load.json
+
+`sru-asr serve` runs on one core, with one thread; clients on the others send 40 ms of audio every 40 ms each, from
+random starting points in time. The lag is what the server's own histogram says: between the arrival of a piece and the
+moment when all that can be said of it is known. What each client hears is compared with what the library says of the
+same samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import websockets
+from context import context
+from torch import Tensor
+
+from sru_asr import load_model
+from sru_asr.live import Live
+from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.text import CharTokenizer
+from sru_asr.windows import window_of
+
+PIECE_SECONDS = 0.04
+RATE = 16_000
+N_VOICES = 8  # different recordings; streams take turns with them
+
+
+def talkative_model() -> Recognizer:
+    """5.1 M parameters, drawn at random; it says something of any sound."""
+    torch.manual_seed(3)
+    model = Recognizer(ModelConfig(), CharTokenizer())
+    model.features.mean.fill_(-5.0)
+    model.features.scale.fill_(0.5)
+    with torch.no_grad():
+        model.ctc.linear.weight *= 8
+    return model.eval()
+
+
+def speech(seconds: float, seed: int) -> bytes:
+    """Noise that swells and fades, as 16-bit samples."""
+    rng = np.random.default_rng(seed)
+    n_samples = int(seconds * RATE)
+    loudness = np.repeat(rng.random(n_samples // 1000 + 1), 1000)[:n_samples]
+    return (3000 * loudness * rng.standard_normal(n_samples)).clip(-32_768, 32_767).astype("<i2").tobytes()
+
+
+def expected(model: Recognizer, pcm: bytes, latency_ms: float) -> list[str]:
+    """The final captions of the library."""
+    waveform: Tensor = torch.from_numpy(np.frombuffer(pcm, "<i2").astype(np.float32) / 32_768)
+    live = Live(model, *window_of(latency_ms, model.frames_per_second))
+    return [caption.text for caption in [*live.push(waveform), *live.finish()] if caption.final]
+
+
+async def speak(url: str, pcm: bytes, latency_ms: float, delay: float) -> list[str]:
+    """Send one stream at its pace; the final captions that come back."""
+    await asyncio.sleep(delay)
+    finals: list[str] = []
+    async with websockets.connect(url, proxy=None, compression=None, max_queue=None, open_timeout=60) as connection:
+
+        async def hear() -> None:
+            async for text in connection:
+                message = json.loads(text)
+                if message["type"] == "final":
+                    finals.append(message["text"])
+                elif message["type"] == "error":
+                    raise RuntimeError(message["message"])
+
+        hearing = asyncio.create_task(hear())
+        await connection.send(json.dumps({"type": "start", "latency_ms": latency_ms}))
+        size = 2 * int(RATE * PIECE_SECONDS)
+        start = time.monotonic()
+        for number, i in enumerate(range(0, len(pcm), size)):
+            await asyncio.sleep(start + (number + 1) * PIECE_SECONDS - time.monotonic())
+            await connection.send(pcm[i : i + size])
+        await connection.send('{"type": "end"}')
+        await hearing
+    return finals
+
+
+def lags(metrics: str) -> dict[float, float]:
+    """Cumulated counts of the server's histogram, by upper bound in seconds."""
+    return {
+        float(bound): float(count)
+        for bound, count in re.findall(r'^sru_asr_lag_seconds_bucket{le="([^"]+)"} (\S+)', metrics, re.MULTILINE)
+    }
+
+
+def percentile(counts: dict[float, float], share: float) -> float:
+    """The upper bound, in seconds, below which this share lies."""
+    total = counts[float("inf")]
+    return next(bound for bound, count in sorted(counts.items()) if count >= share * total)
+
+
+def cpu_seconds(process: int) -> float:
+    """What it has used so far, by Linux's account."""
+    user, system = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    voices = [speech(options.seconds, seed) for seed in range(N_VOICES)]
+    wanted = [expected(model, voice, options.latency) for voice in voices]
+    cores = sorted(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "sru_asr.cli", "serve", "--model", str(folder), "--port", "0"]
+    command += ["--streams", str(streams)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.sched_setaffinity(0, cores[:1])  # which the server inherits
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    os.sched_setaffinity(0, cores[1:] or cores)
+    try:
+        assert server.stderr is not None
+        host = server.stderr.readline().rsplit("/", 1)[-1].strip()
+        rng = random.Random(0)
+
+        async def everybody() -> list[list[str]]:
+            talks = (
+                speak(f"ws://{host}/v1/stream", voices[n % N_VOICES], options.latency, rng.uniform(0, 2))
+                for n in range(streams)
+            )
+            return await asyncio.gather(*talks)
+
+        start, before = time.monotonic(), cpu_seconds(server.pid)
+        heard = asyncio.run(everybody())
+        used, seconds = cpu_seconds(server.pid) - before, time.monotonic() - start
+        with urllib.request.urlopen(f"http://{host}/metrics") as answer:
+            counts = lags(answer.read().decode())
+    finally:
+        server.terminate()
+        server.wait()
+        os.sched_setaffinity(0, cores)
+    wrong = sum(found != wanted[number % N_VOICES] for number, found in enumerate(heard))
+    return {
+        "streams": streams,
+        "lag_ms": {str(share): 1000 * percentile(counts, share) for share in (0.5, 0.9, 0.99)},
+        "within_80_ms": counts[0.08] / counts[float("inf")],
+        "core_share": used / seconds,
+        "wrong": wrong,
+        "words": sum(map(len, (caption.split() for found in heard for caption in found))),
+    }
+
+
+def main() -> None:
+    """Measure, print the table, write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    parser.add_argument("--streams", type=int, nargs="+", default=[10, 50, 100, 200], help="(default: 10 50 100 200)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each stream (default: %(default)s)")
+    parser.add_argument("--latency", type=float, default=320.0, metavar="MS", help="(default: %(default)s)")
+    parser.add_argument("--model", metavar="PATH", help="(default: one of 5.1 M parameters, drawn at random)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print("streams  lag, ms: half within  99 % within  within 80 ms  of the core  wrong")
+    with tempfile.TemporaryDirectory() as name:
+        model = load_model(options.model) if options.model else talkative_model()
+        model.save(Path(name) / "model.safetensors")
+        for streams in options.streams:
+            row = measure(Path(name), model, streams, options)
+            rows.append({**context(), "latency_ms": options.latency, "seconds": options.seconds, **row})
+            print(
+                f"{streams:7}  {row['lag_ms']['0.5']:21.0f}  {row['lag_ms']['0.99']:11.0f}  "
+                f"{100 * row['within_80_ms']:10.1f} %  {100 * row['core_share']:9.0f} %  {row['wrong']:5}",
+                flush=True,
+            )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
