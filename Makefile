@@ -1,7 +1,7 @@
 # make demo   environment, training on the shipped corpus, WER on unseen voices, a file transcribed
 # make test   environment, lint, format and type checks, the whole test suite
 # make quick  the same without the tests that take more than ten seconds
-# make bench  layers, recurrence and CTC loss against what one would use instead; the README's tables and chart anew
+# make bench  layers, recurrence and CTC loss against what one would use instead; docs/benchmarks.md and its chart anew
 #             (43 min on 2 cores; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
 # make gpu-check  on a machine with a GPU, nvcc, torch and pytest in $(PYTHON), nothing else: the tests that need a GPU,
 #             compute-sanitizer on small shapes, the benchmark into benchmarks/results/gpu.json

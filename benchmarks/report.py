@@ -1,9 +1,9 @@
-"""What benchmarks/layer.py and gpu.py measured, as tables in the README and, on the CPU, as a chart.
+"""What benchmarks/layer.py and gpu.py measured, as tables in docs/benchmarks.md and, on the CPU, as a chart.
 
     python benchmarks/report.py
     python benchmarks/report.py --check
 
-The README's parts between markers are rewritten, and docs/benchmarks.svg is drawn. Every figure is a ratio from the
+Its parts between markers are rewritten, and docs/benchmarks.svg is drawn. Every figure is a ratio from the
 JSON; what was not measured is left out, and where no GPU was, that is said.
 """
 
@@ -139,7 +139,7 @@ def origins(rows: list[Row]) -> list[str]:
     return lines
 
 
-def readme_part(rows: list[Row]) -> str:
+def page_part(rows: list[Row]) -> str:
     """All that stands between the markers."""
     tables = [*product_table(rows), *stack_table(rows), *training_table(rows), *live_line(rows)]
     return "\n".join(tables) + "\n" + "\n\n".join(origins(rows))
@@ -167,17 +167,17 @@ def gpu_part(rows: list[Row]) -> str:
     return "\n".join(table(f"{title}.", "", columns)) + f"\n{origin}: `{about['command']}`"
 
 
-def with_part(readme: str, part: str, begin: str = BEGIN, end: str = END) -> str:
-    """The README with `part` between its markers."""
-    if (readme.count(begin), readme.count(end)) != (1, 1) or readme.index(end) < readme.index(begin):
-        raise ValueError(f"the README must have {begin} once and, behind it, {end} once")
-    before, rest = readme.split(begin)
+def with_part(page: str, part: str, begin: str = BEGIN, end: str = END) -> str:
+    """The page with `part` between its markers."""
+    if (page.count(begin), page.count(end)) != (1, 1) or page.index(end) < page.index(begin):
+        raise ValueError(f"the page must have {begin} once and, behind it, {end} once")
+    before, rest = page.split(begin)
     return f"{before}{begin}\n{part}\n{end}{rest.split(end)[1]}"
 
 
-def with_parts(readme: str, rows: list[Row], gpu_rows: list[Row]) -> str:
-    """The README as it ought to be."""
-    return with_part(with_part(readme, readme_part(rows)), gpu_part(gpu_rows), GPU_BEGIN, GPU_END)
+def with_parts(page: str, rows: list[Row], gpu_rows: list[Row]) -> str:
+    """The page as it ought to be."""
+    return with_part(with_part(page, page_part(rows)), gpu_part(gpu_rows), GPU_BEGIN, GPU_END)
 
 
 def panels(rows: list[Row]) -> dict[str, dict[str, float]]:
@@ -227,26 +227,28 @@ def draw(rows: list[Row], path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None, "Description": description(rows)})
 
 
-def check(rows: list[Row], gpu_rows: list[Row], readme: Path, chart: Path) -> None:
-    """Raises ValueError where the README or the chart is not what the rows give."""
-    text = readme.read_text()
+def check(rows: list[Row], gpu_rows: list[Row], page: Path, chart: Path) -> None:
+    """Raises ValueError where the page or the chart is not what the rows give."""
+    text = page.read_text()
     if with_parts(text, rows, gpu_rows) != text:
-        raise ValueError(f"{readme} does not show the JSON's figures; run python benchmarks/report.py")
+        raise ValueError(f"{page} does not show the JSON's figures; run python benchmarks/report.py")
     if not chart.exists() or escape(description(rows)) not in chart.read_text():
         raise ValueError(f"{chart} is missing or does not show the JSON's figures; run python benchmarks/report.py")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the README's part and the chart, or check them."""
+    """Write the page's part and the chart, or check them."""
     parser = argparse.ArgumentParser(
-        description="Show what benchmarks/layer.py and gpu.py measured in the README and in a chart.",
+        description="Show what benchmarks/layer.py and gpu.py measured on a page and in a chart.",
         epilog="example: python benchmarks/report.py --json benchmarks/results/layer.json --check",
     )
     default = ROOT / "benchmarks/results/layer.json"
     parser.add_argument("--json", type=Path, default=default, metavar="FILE", help="(default: results/layer.json)")
     default = ROOT / "benchmarks/results/gpu.json"
     parser.add_argument("--gpu-json", type=Path, default=default, metavar="FILE", help="(default: results/gpu.json)")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="(default: README.md)")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs/benchmarks.md", metavar="FILE", help="(default: docs/benchmarks.md)"
+    )
     chart = ROOT / "docs/benchmarks.svg"
     parser.add_argument("--chart", type=Path, default=chart, metavar="FILE", help="(default: docs/benchmarks.svg)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if either is not up to date")
@@ -255,11 +257,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows = read(options.json)
         gpu_rows = json.loads(options.gpu_json.read_text()) if options.gpu_json.exists() else []
         if options.check:
-            check(rows, gpu_rows, options.readme, options.chart)
+            check(rows, gpu_rows, options.page, options.chart)
         else:
-            text = with_parts(options.readme.read_text(), rows, gpu_rows)
+            text = with_parts(options.page.read_text(), rows, gpu_rows)
             draw(rows, options.chart)
-            options.readme.write_text(text)
+            options.page.write_text(text)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

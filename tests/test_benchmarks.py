@@ -50,13 +50,13 @@ ROWS = [
 
 @pytest.fixture
 def paths(tmp_path: Path) -> dict[str, Path]:
-    """A JSON file, a README that shows it, and a file that has what --check asks of a chart."""
-    found = {"json": tmp_path / "layer.json", "readme": tmp_path / "README.md", "chart": tmp_path / "chart.svg"}
+    """A JSON file, a page that shows it, and a file that has what --check asks of a chart."""
+    found = {"json": tmp_path / "layer.json", "page": tmp_path / "benchmarks.md", "chart": tmp_path / "chart.svg"}
     found["json"].write_text(json.dumps(ROWS))
     rows = report.read(found["json"])
     markers = (report.BEGIN, report.END, report.GPU_BEGIN, report.GPU_END)
     empty = "\n".join(["# Title", "", *markers, "", "The end.", ""])
-    found["readme"].write_text(report.with_parts(empty, rows, []))
+    found["page"].write_text(report.with_parts(empty, rows, []))
     found["chart"].write_text(f"<svg>{report.description(rows)}</svg>")
     return found
 
@@ -70,7 +70,7 @@ def run(paths: dict[str, Path], *arguments: str) -> None:
 def part(rows: list[dict[str, Any]], tmp_path: Path) -> list[str]:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows))
-    return report.readme_part(report.read(path)).splitlines()
+    return report.page_part(report.read(path)).splitlines()
 
 
 def test_tables_hold_the_ratios_in_their_places(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_check_passes_what_is_up_to_date(paths: dict[str, Path]) -> None:
     run(paths, "--check")
 
 
-@pytest.mark.parametrize("stale", ["readme", "chart"])
+@pytest.mark.parametrize("stale", ["page", "chart"])
 def test_check_notices_what_is_stale(paths: dict[str, Path], stale: str) -> None:
     text = paths[stale].read_text()
     assert "53.0" in text
@@ -152,7 +152,7 @@ def test_check_notices_what_is_stale(paths: dict[str, Path], stale: str) -> None
 
 def test_check_notices_new_figures_and_a_missing_chart(paths: dict[str, Path]) -> None:
     paths["json"].write_text(json.dumps([*ROWS, row("stack", PEERS, batch=32, frames=250)]))
-    with pytest.raises(SystemExit, match=r"README\.md does not show"):
+    with pytest.raises(SystemExit, match=r"benchmarks\.md does not show"):
         run(paths, "--check")
     paths["json"].write_text(json.dumps(ROWS))
     paths["chart"].unlink()
@@ -161,19 +161,19 @@ def test_check_notices_new_figures_and_a_missing_chart(paths: dict[str, Path]) -
 
 
 @pytest.mark.parametrize(
-    "readme",
+    "page",
     ["no markers\n", f"{report.BEGIN}\n", f"{report.END}\n{report.BEGIN}\n", f"{report.BEGIN}\n{report.END}\n" * 2],
 )
-def test_markers_must_be_there_once_and_in_order(paths: dict[str, Path], readme: str) -> None:
-    paths["readme"].write_text(readme)
+def test_markers_must_be_there_once_and_in_order(paths: dict[str, Path], page: str) -> None:
+    paths["page"].write_text(page)
     for arguments in ([], ["--check"]):
-        with pytest.raises(SystemExit, match="README must have <!-- benchmarks: begin --> once"):
+        with pytest.raises(SystemExit, match="page must have <!-- benchmarks: begin --> once"):
             run(paths, *arguments)
-    assert paths["readme"].read_text() == readme
+    assert paths["page"].read_text() == page
 
 
 def test_a_gpus_figures_are_shown_once_there_are_any(paths: dict[str, Path]) -> None:
-    assert "not yet measured" in paths["readme"].read_text()
+    assert "not yet measured" in paths["page"].read_text()
     about = {"gpu": "GPU 9000", "date": "2026-11-25", "commit": "0123456", "command": "python benchmarks/gpu.py"}
     sizes = {"batch": 4, "frames": 1500, "width": 1024, "torch": "2.11", "repetitions": 50}
     rows = [
@@ -199,11 +199,11 @@ def test_without_matplotlib_nothing_is_written_and_the_error_says_how_to_get_it(
     paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
-    before = paths["readme"].read_text().replace("53.0", "54.0")
-    paths["readme"].write_text(before)
+    before = paths["page"].read_text().replace("53.0", "54.0")
+    paths["page"].write_text(before)
     with pytest.raises(SystemExit, match=r'needs matplotlib: pip install --editable "\.\[bench\]"'):
         run(paths)
-    assert paths["readme"].read_text() == before
+    assert paths["page"].read_text() == before
 
 
 def test_the_chart_has_text_and_is_the_same_every_time(paths: dict[str, Path]) -> None:
@@ -218,5 +218,5 @@ def test_the_chart_has_text_and_is_the_same_every_time(paths: dict[str, Path]) -
     run(paths, "--check")
 
 
-def test_the_committed_readme_and_chart_show_the_committed_figures() -> None:
+def test_the_committed_page_and_chart_show_the_committed_figures() -> None:
     report.main(["--check"])
