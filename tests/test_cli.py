@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from sru_asr import __version__, cli
+from sru_asr import __version__, cli, script
 from sru_asr.audio import read
 from sru_asr.decode import greedy
 from sru_asr.evaluation import evaluate
@@ -460,7 +460,7 @@ def test_a_script_of_a_recipe_that_is_interrupted_says_so(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(work)
+        script.run(work)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped; the same command goes on with what is left to do\n"
 

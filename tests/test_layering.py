@@ -24,6 +24,7 @@ LAYERS = [
     *("recipe",),
     *("serve",),
     *("cli",),
+    *("script",),
 ]
 TRAINING = {"task", "average", "recipe"}  # the modules that may know Lightning
 

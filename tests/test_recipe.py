@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import os, signal
 from pathlib import Path
-from sru_asr import cli, recipe
+from sru_asr import recipe, script
 from sru_asr.task import SpeechTask
 
 def main():
@@ -46,7 +46,7 @@ def deadly(self, batch, batch_idx):
     return step(self, batch, batch_idx)
 
 SpeechTask.training_step = deadly
-cli.run(main)
+script.run(main)
 """
 
 

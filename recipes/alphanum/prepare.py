@@ -12,8 +12,8 @@ from pathlib import Path
 
 import soundfile
 
-from sru_asr.cli import run
 from sru_asr.corpus import Utterance, flac_copies, numbered_lines, write_cuts
+from sru_asr.script import run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/alphanum/prepare.py --output-dir /tmp/alphanum"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prepare import add_folders, prepare
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 if TYPE_CHECKING:
     from sru_asr.model import Recognizer

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # recipes are scripts beside each other, no package
 from alphanum.prepare import ROOT

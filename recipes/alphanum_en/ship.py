@@ -21,7 +21,7 @@ from prepare import ROOT, add_folders
 sys.path.append(str(ROOT / "benchmarks"))
 from context import context
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 MOST_BYTES = 8_000_000
 CARD = Path(__file__).with_name("card.md")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prepare import DIGITS, add_folders, prepare
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 
 def main() -> None:

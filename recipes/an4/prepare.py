@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sru_asr.cli import run_preparation
 from sru_asr.corpus import Utterance, numbered_lines, write_cuts
 from sru_asr.download import fetch
+from sru_asr.script import run_preparation
 
 if TYPE_CHECKING:
     import numpy as np

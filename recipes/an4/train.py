@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prepare import ROOT, prepare
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 sys.path.append(str(ROOT / "recipes"))
 from alphanum.prepare import prepare as prepare_alphanum

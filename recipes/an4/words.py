@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sru_asr.cli import run
 from sru_asr.corpus import numbered_lines
+from sru_asr.script import run
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

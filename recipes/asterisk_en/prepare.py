@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sru_asr.cli import run
 from sru_asr.corpus import Utterance, flac_copies, numbered_lines, write_cuts
+from sru_asr.script import run
 from sru_asr.text import normalize
 
 ROOT = Path(__file__).resolve().parents[2]

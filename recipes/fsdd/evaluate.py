@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prepare import ROOT, prepare
 
-from sru_asr.cli import evaluate_split, run, split_parser
+from sru_asr.script import evaluate_split, run, split_parser
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sru_asr.cli import run
 from sru_asr.corpus import Utterance, numbered_lines, write_cuts
 from sru_asr.download import download, extract
+from sru_asr.script import run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = """\

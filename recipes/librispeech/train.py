@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prepare import ROOT, SUBSETS, prepare
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from sru_asr.cli import run_preparation
 from sru_asr.corpus import Utterance, flac_copies, numbered_lines, write_cuts
 from sru_asr.download import fetch
+from sru_asr.script import run_preparation
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "example: python recipes/speechocean762/prepare.py --corpus-dir ../shared/corpora/speechocean762"

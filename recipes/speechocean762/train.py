@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prepare import ROOT, prepare
 
-from sru_asr.cli import run
+from sru_asr.script import run
 
 
 def main() -> None:
