@@ -149,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--pause", type=float, default=0.8, metavar="S", help="seconds of silence that end a line (default: 0.8)"
     )
+    _add_vad(stream)
     stream.add_argument("--realtime", action="store_true", help="read a file no faster than it would be spoken")
     stream.add_argument(
         "--rate", type=int, default=16_000, metavar="HZ", help="of the samples on standard input (default: 16000)"
@@ -195,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="of pages elsewhere whose scripts may stream, as https://example.org; may be given again",
     )
+    _add_vad(serve)
     serve.add_argument("--streams", type=int, default=200, metavar="N", help="live sessions at a time (default: 200)")
     serve.add_argument("--megabytes", type=int, default=25, metavar="N", help="of an uploaded file (default: 25)")
 
@@ -234,6 +236,14 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="cpu",
         help="cpu, or cuda (cuda:1, ...) for an NVIDIA GPU, whose kernels nvcc compiles at first use (default: cpu)",
+    )
+
+
+def _add_vad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vad",
+        action="store_true",
+        help="end no utterance while silero-vad hears somebody speak; needs pip install 'sru-asr[vad]'",
     )
 
 
@@ -316,12 +326,13 @@ def _stream(args: argparse.Namespace) -> int:
     model = _load(args)
     from sru_asr.live import Live
     from sru_asr.source import from_file, from_microphone, from_pcm, until_interrupted
+    from sru_asr.voice import VoiceError
     from sru_asr.windows import window_of
 
     try:
         chunk, lookahead = args.window or window_of(args.latency, model.frames_per_second)
-        live = Live(model, chunk, lookahead, args.pause)
-    except ValueError as error:
+        live = Live(model, chunk, lookahead, args.pause, vad=args.vad)
+    except (ValueError, VoiceError) as error:
         raise CommandError(str(error)) from error
     if args.audio is None:
         name = args.device_name
@@ -403,6 +414,13 @@ def _serve(args: argparse.Namespace) -> int:
         from sru_asr.serve.run import run as serve
     except ModuleNotFoundError as error:
         raise CommandError(f"serving needs {error.name}: pip install 'sru-asr[serve]'") from error
+    from sru_asr.voice import Voice, VoiceError
+
+    try:
+        if args.vad:
+            Voice()
+    except VoiceError as error:
+        raise CommandError(str(error)) from error
     model = _load(args)
     limits = Limits(
         api_key=key,
@@ -416,7 +434,7 @@ def _serve(args: argparse.Namespace) -> int:
         listening = listen(args.host, args.port)
     except OSError as error:
         raise CommandError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
-    serve(create_app(model, name, limits), listening)
+    serve(create_app(model, name, limits, args.vad), listening)
     return OK
 
 

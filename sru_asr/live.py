@@ -7,6 +7,7 @@ only the last one may still become longer, and its end is a guess until the next
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE
 from sru_asr.decode import Greedy
-from sru_asr.stream import Stream
+from sru_asr.stream import Stream, advance
+from sru_asr.voice import Activity, listen
 from sru_asr.words import Word, word_spans, words_of
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.8
 # Somebody who never pauses is written down in parts of this length.
 LONGEST_SECONDS = 30.0
+# Somebody who hums, or music, is not waited for longer than so many pauses.
+VOICE_PAUSES = 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class Live:
         lookahead: frames that are waited for behind them.
         pause_seconds: without a token for so long, an utterance is over.
         longest_seconds: longer ones are made final in parts, between words.
+        vad: whether silero-vad listens, too: an utterance is not over while somebody still speaks, if only for
+            `VOICE_PAUSES` pauses without a token. What is recognised stays the same.
+
+    Raises:
+        ValueError: a window or a time that means nothing.
+        VoiceError: with `vad`, if silero-vad is not installed.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Live:
         lookahead: int,
         pause_seconds: float = PAUSE_SECONDS,
         longest_seconds: float = LONGEST_SECONDS,
+        vad: bool = False,
     ) -> None:
         if not 0 < pause_seconds < math.inf or not longest_seconds > 0:
             raise ValueError(f"expected finite times above 0 s, found {pause_seconds=} and {longest_seconds=}")
@@ -79,6 +90,7 @@ class Live:
         self._greedy = Greedy()
         self._pause = max(round(pause_seconds * model.frames_per_second), 1)
         self._longest = longest_seconds * model.frames_per_second
+        self._activity = Activity(round(SAMPLE_RATE / model.frames_per_second)) if vad else None
         self._shown = 0  # tokens of the caption that was given last
 
     def push(self, waveform: Tensor) -> list[Caption]:
@@ -88,7 +100,9 @@ class Live:
             AudioError: not a waveform; nothing of it has been taken in.
             RuntimeError: `finish` has been called.
         """
-        return self.take(self.stream.push(waveform))
+        self.stream.accept(waveform)
+        hear([self], [waveform])
+        return self.take(advance([self.stream])[0])
 
     def finish(self) -> list[Caption]:
         """End the stream; return what is left.
@@ -122,7 +136,11 @@ class Live:
         tokens, frames, _ = self._greedy.path
         if not tokens:
             return []
-        if self._greedy.n_frames - frames[-1] > self._pause:
+        since = frames[-1]
+        if self._activity is not None:
+            spoken = self._activity.last_spoken(self._greedy.n_frames)
+            since = max(since, min(spoken, since + VOICE_PAUSES * self._pause))
+        if self._greedy.n_frames - since > self._pause:
             return [self._final(len(tokens))]
         if self._greedy.n_frames - frames[0] > self._longest:
             spans = word_spans(tokens, self.stream.model.tokenizer)
@@ -146,3 +164,15 @@ class Live:
             seconds = min(seconds, stream.samples / SAMPLE_RATE)
         words = words_of(tokens, frames, model.tokenizer, model.frames_per_second, seconds)
         return words[: len(word_spans(tokens[:n_tokens], model.tokenizer))]
+
+
+def hear(lives: Sequence[Live], waveforms: Sequence[Tensor]) -> None:
+    """Let silero-vad hear what their streams have taken in, for those who advance many together; see `Live.take`.
+
+    Args:
+        lives: each of them once; those without `vad` are passed over.
+        waveforms: of each (samples,) float32 at 16 kHz.
+    """
+    pairs = zip(lives, waveforms, strict=True)
+    heard = [(live._activity.voice, waveform) for live, waveform in pairs if live._activity is not None]
+    listen([voice for voice, _ in heard], [waveform for _, waveform in heard])

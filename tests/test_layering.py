@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sru_asr"
 # Each module may import from those before it in this list, and from nothing behind it.
 LAYERS = [
     *("build",),
-    *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus"),
+    *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus", "voice"),
     *("augment", "decode", "features", "manifest", "source", "words"),
     *("subtitles",),
     *("sru", "data", "warp", "muon"),

@@ -73,13 +73,16 @@ class Metrics:
             self.lag.observe(seconds)
 
 
-def create_app(model: Recognizer, name: str = "alphanum-en", limits: Limits | None = None) -> FastAPI:
+def create_app(
+    model: Recognizer, name: str = "alphanum-en", limits: Limits | None = None, vad: bool = False
+) -> FastAPI:
     """The server as an ASGI application; `sru-asr serve` runs it.
 
     Args:
         model: in evaluation mode.
         name: what clients see it called.
         limits: what they may ask for.
+        vad: whether live sessions are heard by silero-vad, too; see `sru_asr.Live`.
     """
     limits = limits or Limits()
     files = Files(model, limits)
@@ -91,7 +94,7 @@ def create_app(model: Recognizer, name: str = "alphanum-en", limits: Limits | No
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.engine = Engine(model, limits.most_streams, metrics.count)
+        app.state.engine = Engine(model, limits.most_streams, metrics.count, vad)
         computing = asyncio.create_task(app.state.engine.run())
         try:
             yield

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
-from sru_asr.live import Caption, Live
+from sru_asr.live import PAUSE_SECONDS, Caption, Live, hear
 from sru_asr.stream import advance
 
 if TYPE_CHECKING:
@@ -175,12 +175,18 @@ class Engine:
         model: in evaluation mode.
         most_sessions: that may be open at a time.
         count: is told of every batch.
+        vad: as `Live` has it.
     """
 
     def __init__(
-        self, model: Recognizer, most_sessions: int = 200, count: Callable[[Round], None] = lambda _: None
+        self,
+        model: Recognizer,
+        most_sessions: int = 200,
+        count: Callable[[Round], None] = lambda _: None,
+        vad: bool = False,
     ) -> None:
         self.model = model
+        self.vad = vad
         self.most_sessions = most_sessions
         self.sessions: set[Session] = set()
         self.closing = self.failed = False
@@ -188,13 +194,13 @@ class Engine:
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "engine")
 
-    def open(self, chunk: int, lookahead: int, **options: float) -> Session:
+    def open(self, chunk: int, lookahead: int, pause_seconds: float = PAUSE_SECONDS) -> Session:
         """A new session.
 
         Args:
             chunk: see `Live`, as for the others.
             lookahead: likewise.
-            options: likewise.
+            pause_seconds: likewise.
 
         Raises:
             Busy: there is no room for it.
@@ -206,7 +212,7 @@ class Engine:
             raise Busy("the server is about to stop: try again in a moment")
         if len(self.sessions) >= self.most_sessions:
             raise Busy(f"all of {self.most_sessions} sessions are taken: try again later")
-        session = Session(Live(self.model, chunk, lookahead, **options), self._work.set)
+        session = Session(Live(self.model, chunk, lookahead, pause_seconds, vad=self.vad), self._work.set)
         self.sessions.add(session)
         return session
 
@@ -255,10 +261,12 @@ class Engine:
         """One batch. What is wrong with one session's audio is that session's fault alone."""
         done: list[list[Caption] | Exception] = [[] for _ in lives]
         sound = []
+        waveforms: dict[int, Tensor] = {}
         for number, (live, turn) in enumerate(zip(lives, turns, strict=True)):
             try:
                 if turn.pieces:
-                    live.stream.accept(torch.cat(turn.pieces))
+                    waveforms[number] = torch.cat(turn.pieces)
+                    live.stream.accept(waveforms[number])
                 if turn.ended:
                     live.stream.end()
                 sound.append(number)
@@ -268,6 +276,8 @@ class Engine:
                 logger.exception("a session's audio could not be taken in")
                 done[number] = SessionError(INTERNAL)
         try:
+            heard = [number for number in sound if number in waveforms]
+            hear([lives[number] for number in heard], [waveforms[number] for number in heard])
             said = advance([lives[number].stream for number in sound])
             for number, log_probs in zip(sound, said, strict=True):
                 done[number] = lives[number].take(log_probs)
