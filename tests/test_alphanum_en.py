@@ -14,6 +14,8 @@ import torch
 
 import sru_asr
 from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.data import load_waveform
+from sru_asr.manifest import load_manifest
 from sru_asr.model import SHIPPED, ModelConfig, Recognizer
 from sru_asr.text import CharTokenizer
 
@@ -37,13 +39,13 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in {"prepare", "evaluate", "ship", "an4", "fsdd", "alphanum"}:
+        if name.split(".")[0] in {"prepare", "evaluate", "ship", "rows", "an4", "fsdd", "alphanum"}:
             del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], dict[str, Path]]:
-    """Two models that know nothing, and three sets of noise with words to them."""
+    """Two models that know nothing, and four sets of noise with words to them."""
     folder = tmp_path_factory.mktemp("made")
     models = []
     for seed in range(2):
@@ -57,6 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], dict[str
         models.append(folder / f"{seed}")
     speakers = {
         "an4": ["fabc", "mabc", "mxyz"],
+        "an4_row": ["fabc"],
         "fsdd": ["nicolas", "yweweler"],
         "alphanum": ["af_sky", "am_adam", "bm_lewis"],
     }
@@ -116,8 +119,8 @@ def test_what_is_measured_ships_with_its_card(
     recipe["ship"].main()
     first, second = json.loads((tmp_path / "out/results.json").read_text())
     assert [result["training"]["settings"]["seed"] for result in (first, second)] == [0, 1]
-    assert len(first["rows"]) == len(second["rows"]) == 3 * 4
-    assert [row["words"]["reference"] for row in first["rows"]] == [6] * 4 + [4] * 4 + [6] * 4
+    assert len(first["rows"]) == len(second["rows"]) == 4 * 4
+    assert [row["words"]["reference"] for row in first["rows"]] == [6] * 4 + [2] * 4 + [4] * 4 + [6] * 4
     assert first["without_speech"]["utterances"] == 3
 
     card = (tmp_path / "out/README.md").read_text()
@@ -172,15 +175,22 @@ def test_models_that_differ_in_more_than_their_seed_do_not_ship_together(
 
 
 @pytest.mark.skipif(not CORPORA.is_dir(), reason=f"the corpora are not at {CORPORA}")
-def test_three_corpora_are_prepared(recipe: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_corpora_are_prepared(recipe: dict[str, ModuleType], tmp_path: Path) -> None:
     found = recipe["prepare"].prepare(CORPORA, tmp_path, tmp_path / "downloads")
     assert {name: set(splits) >= {"train", "dev"} for name, splits in found.items()} == {
         "an4": True,
+        "an4_row": False,
         "fsdd": True,
         "alphanum": True,
     }
-    assert len({path for splits in found.values() for path in splits.values()}) == 8
+    assert len({path for splits in found.values() for path in splits.values()}) == 9
     assert found["an4"]["words"].is_file()
+    rows, cuts = (list(load_manifest(found[name]["dev"])) for name in ("an4_row", "an4"))
+    assert sorted(row.id for row in rows) == sorted({cut.supervisions[0].speaker for cut in cuts})
+    assert sum(len(row.supervisions[0].text.split()) for row in rows) == 810
+    assert sum(row.duration for row in rows) == pytest.approx(sum(cut.duration + 1.5 for cut in cuts), abs=0.1)
+    first = next(cut for cut in cuts if cut.supervisions[0].speaker == rows[0].id)
+    assert torch.equal(load_waveform(rows[0])[: first.num_samples], load_waveform(first))
 
 
 def test_the_package_names_one_default() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LATENCIES_MS = (640, 320, 160)
 # None of their speakers is trained on. Of data/alphanum the test voices: there are two development voices only.
-SETS = {"an4": "dev", "fsdd": "dev", "alphanum": "test"}
+SETS = {"an4": "dev", "an4_row": "dev", "fsdd": "dev", "alphanum": "test"}
 # What of a window may be lookahead, where the best split is looked for.
 SHARES = (0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 NOISES = 200

@@ -15,6 +15,7 @@ from an4.prepare import prepare as prepare_an4
 from an4.words import prepare_words
 from fsdd.prepare import WORDS
 from fsdd.prepare import prepare as prepare_fsdd
+from rows import prepare_rows
 
 DIGITS = WORDS  # the only words that the Free Spoken Digit Dataset has
 EXAMPLE = "example: python recipes/alphanum_en/prepare.py --corpora-dir ../shared/corpora"
@@ -30,6 +31,7 @@ def prepare(corpora_dir: Path | None, prepared_dir: Path, download_dir: Path) ->
 
     Returns:
         The manifests by corpus (`an4`, `fsdd`, `alphanum`) and split: `train` and `dev`, and `test` where there is one.
+        `an4_row` has AN4's development part only, all that a speaker says in one recording.
         AN4's `words` are those of its training part, one by one.
 
     Raises:
@@ -39,6 +41,7 @@ def prepare(corpora_dir: Path | None, prepared_dir: Path, download_dir: Path) ->
     of_an4 = prepare_an4(an4, prepared_dir / "an4", download_dir)
     return {
         "an4": of_an4 | {"words": prepare_words(of_an4["train"], prepared_dir / "an4/words.jsonl.gz")},
+        "an4_row": {"dev": prepare_rows(of_an4["dev"], prepared_dir / "an4_row")},
         "fsdd": prepare_fsdd(fsdd, prepared_dir / "fsdd", download_dir),
         "alphanum": prepare_alphanum(ROOT / "data/alphanum", prepared_dir / "alphanum"),
     }

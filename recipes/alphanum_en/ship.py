@@ -31,7 +31,7 @@ GROUPS = {
     "fsdd": {"nicolas": "nicolas", "yweweler": "yweweler"},
     "alphanum": {"af": "American women", "am": "American men", "b": "British women and men"},
 }
-NAMES = {"an4": "AN4", "fsdd": "FSDD", "alphanum": "data/alphanum"}
+NAMES = {"an4": "AN4", "an4_row": "AN4 in a row", "fsdd": "FSDD", "alphanum": "data/alphanum"}
 
 
 def latency_table(results: list[dict[str, Any]]) -> list[str]:
@@ -57,7 +57,7 @@ def group_table(rows: list[dict[str, Any]]) -> list[str]:
     """WER of groups of speakers at full context."""
     lines = ["| set | speakers | words | WER |", "|---|---|---|---|"]
     for row in rows:
-        if row["chunk"]:
+        if row["chunk"] or row["set"] not in GROUPS:
             continue
         for prefix, group in GROUPS[row["set"]].items():
             members = [counts for name, counts in row["speakers"].items() if name.startswith(prefix)]

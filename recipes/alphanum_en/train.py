@@ -12,6 +12,8 @@ from prepare import DIGITS, add_folders, prepare
 
 from sru_asr.script import run
 
+CORPORA = ("an4", "fsdd", "alphanum")
+
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
@@ -36,7 +38,7 @@ def main() -> None:
 
     def manifests(args: Namespace) -> dict[str, list[Path]]:
         corpora = prepare(args.corpora_dir, args.prepared_dir, args.download_dir)
-        splits = {split: [corpus[split] for corpus in corpora.values()] for split in ("train", "dev")}
+        splits = {split: [corpora[name][split] for name in CORPORA] for split in ("train", "dev")}
         return splits | {"train": [*splits["train"], corpora["an4"]["words"]]}
 
     train(parser, manifests)
