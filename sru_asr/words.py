@@ -12,6 +12,8 @@ from sru_asr.text import Tokenizer
 # CTC emits a token somewhere within what it stands for, which of a word that is one token is a frame: a while after it
 # began and before it ends. The medians of alphanum-en against forced alignment of AN4's development part (docs/log.md).
 LEAD_SECONDS, TAIL_SECONDS = 0.08, 0.25
+# Between the end of a word and the start of the next, where an utterance ends.
+PAUSE_SECONDS = 0.5
 
 
 class Word(NamedTuple):
@@ -45,6 +47,17 @@ def words_of(
         Word(text, round(start, 3), round(min(last + TAIL_SECONDS, end), 3))
         for (text, _, _), (start, end), (_, last) in zip(spans, pairwise(starts), emitted, strict=True)
     ]
+
+
+def utterances(words: Sequence[Word], pause_seconds: float = PAUSE_SECONDS) -> list[list[Word]]:
+    """Divide words where nothing is said for longer than a pause."""
+    found: list[list[Word]] = []
+    for word in words:
+        if found and word.start - found[-1][-1].end <= pause_seconds:
+            found[-1].append(word)
+        else:
+            found.append([word])
+    return found
 
 
 def word_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, int, int]]:

@@ -125,7 +125,9 @@ def test_the_openai_client_gets_what_the_library_says(server, folder):
     assert verbose.text == expected.text
     assert verbose.duration == 3.0
     assert [(word.word, word.start, word.end) for word in verbose.words] == expected.words
-    assert verbose.segments[0].end == expected.words[-1].end
+    assert verbose.segments[0].start == expected.words[0].start
+    assert verbose.segments[-1].end == expected.words[-1].end
+    assert " ".join(segment.text for segment in verbose.segments) == expected.text
     # Of a frame, of which there are 25 a second.
     assert verbose.segments[0].avg_logprob == pytest.approx(expected.score / 75, rel=1e-4)
     assert [model.id for model in client.models.list()] == [folder.name]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer
-from sru_asr.words import Word, word_spans, words_of
+from sru_asr.words import Word, utterances, word_spans, words_of
 
 CHARS = CharTokenizer("AB ")
 A, B, SPACE = 1, 2, 3
@@ -42,6 +42,13 @@ def test_a_word_lasts_from_before_its_first_token_until_the_next_or_a_while():
     assert words_of(tokens, frames, CHARS, 25.0, 2.3)[-1] == Word("AB", 1.92, 2.3)
     assert words_of([A, SPACE, B], [0, 1, 2], CHARS, 25.0) == [Word("A", 0.0, 0.04), Word("B", 0.04, 0.37)]
     assert words_of([], [], CHARS, 25.0) == []
+
+
+def test_an_utterance_ends_with_a_pause():
+    words = [Word("A", 0, 1), Word("B", 1.2, 1.4), Word("C", 1.8, 2), Word("D", 2.6, 3)]
+    assert utterances(words) == [words[:3], words[3:]]
+    assert utterances(words, 0.3) == [words[:2], words[2:3], words[3:]]
+    assert utterances([]) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B, SPACE]), st.integers(1, 30)), max_size=20), st.floats(0, 20))

@@ -31,6 +31,7 @@ from sru_asr.serve.guard import UPLOADS, Guard, error_response
 from sru_asr.serve.limits import Limits
 from sru_asr.subtitles import srt, vtt
 from sru_asr.transcribe import Transcript
+from sru_asr.words import utterances
 
 if TYPE_CHECKING:
     from sru_asr.model import Recognizer
@@ -188,27 +189,28 @@ def _formatted(transcript: Transcript, response_format: str, frames_per_second: 
         return PlainTextResponse((srt if response_format == "srt" else vtt)(transcript.words))
     if response_format == "json":
         return JSONResponse({"text": transcript.text})
-    words = [{"word": word.text, "start": word.start, "end": word.end} for word in transcript.words]
-    start, end = (words[0]["start"], words[-1]["end"]) if words else (0.0, 0.0)
-    segment = {
-        "id": 0,
+    said = utterances(transcript.words)
+    # Of a segment by itself nothing is known of these but the average.
+    unknown = {
         "seek": 0,
-        "start": start,
-        "end": end,
-        "text": transcript.text,
         "tokens": [],
         "temperature": 0.0,
         "avg_logprob": transcript.score / max(transcript.seconds * frames_per_second, 1),
         "compression_ratio": 1.0,
         "no_speech_prob": 0.0,
     }
+    segments = [
+        {"id": number, "start": of_one[0].start, "end": of_one[-1].end, "text": " ".join(word.text for word in of_one)}
+        | unknown
+        for number, of_one in enumerate(said)
+    ]
     return JSONResponse(
         {
             "task": "transcribe",
             "language": "english",
             "duration": transcript.seconds,
             "text": transcript.text,
-            "segments": [segment] if words else [],
-            "words": words,
+            "segments": segments,
+            "words": [{"word": word.text, "start": word.start, "end": word.end} for word in transcript.words],
         }
     )
