@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
 from sru_asr import __version__
@@ -36,6 +37,7 @@ from sru_asr.words import utterances
 if TYPE_CHECKING:
     from sru_asr.model import Recognizer
 
+PAGE = Path(__file__).with_name("page")  # on which one speaks and reads along
 # What live sessions have to be computed and read, and files to be recognised, once the server is told to stop.
 LIVE_DRAIN_SECONDS, FILE_DRAIN_SECONDS = 10.0, 60.0
 
@@ -176,9 +178,13 @@ def create_app(
                 await say(socket, {"type": "error", "message": str(error)})
                 await socket.close(1013 if isinstance(error, Busy) else 1008)
 
-    # Last, as it would answer for all addresses: the page on which one speaks and reads along.
-    app.mount("/", StaticFiles(packages=[("sru_asr", "serve/page")], html=True))
+    for path in PAGE.iterdir():
+        app.router.routes.append(Route("/" if path.name == "index.html" else f"/{path.name}", _file(path)))
     return app
+
+
+def _file(path: Path) -> Callable[[Request], FileResponse]:
+    return lambda request: FileResponse(path)
 
 
 def _formatted(transcript: Transcript, response_format: str, frames_per_second: float) -> Response:
