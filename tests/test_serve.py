@@ -222,7 +222,7 @@ def test_a_server_on_loopback_goes_by_its_own_names_and_serves_its_own_pages(ser
 def test_the_page_comes_with_its_parts_and_nothing_else(server):
     page = httpx.get(server.url)
     assert page.headers["content-type"].startswith("text/html")
-    for part in re.findall(r'(?:href|src)="(\w+\.\w+)"', page.text) + ["recorder.js"]:
+    for part in [*re.findall(r'(?:href|src)="(\w+\.\w+)"', page.text), "recorder.js"]:
         assert httpx.get(f"{server.url}/{part}").status_code == 200
     for address in ("/index.html", "/page.py", "/../app.py", "/%2e%2e/app.py", "/page/page.js"):
         assert httpx.get(f"{server.url}{address}").status_code == 404
