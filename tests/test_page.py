@@ -62,7 +62,6 @@ def page(recording, server):
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.on("requestfailed", lambda request: faults.append(request.url))
         page.goto(server.url)
         yield page
         # Chromium counts each answer of 400 and more as an error.
