@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import shlex
@@ -26,6 +28,18 @@ def context() -> dict[str, Any]:
         "torch": torch.__version__,
         "kernel": kernel_name(),
     }
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that says where rows go; see `write`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+
+
+def write(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Write rows, if there is where."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -9,14 +9,12 @@ Both get the same log-probabilities and take turns. Medians are compared.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from context import context
+from context import add_json, context, write
 from torch import Tensor
 from torch.nn import functional
 
@@ -59,7 +57,7 @@ def measure(batch: int, frames: int, tokens: int, vocab: int, repetitions: int) 
 def main() -> None:
     """Measure, print the table, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    add_json(parser)
     parser.add_argument("--repetitions", type=int, default=40, help="of either (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     options = parser.parse_args()
@@ -77,9 +75,7 @@ def main() -> None:
                 f"{result['torch']:9.2f}  {result['ratio']:5.1f}",
                 flush=True,
             )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ With --row all utterances of a speaker are one recording, with pauses between th
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from context import context
+from context import add_json, context, write
 from torch import Tensor
 
 from sru_asr import load_model
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--row", action="store_true", help="the utterances of a speaker one after the other")
     parser.add_argument("--latency", type=float, nargs="+", default=[160, 320, 640, 1280], metavar="MS")
     parser.add_argument("--model", default=SHIPPED, metavar="PATH", help="(default: the one that ships)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    add_json(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(options.model)
@@ -140,9 +139,7 @@ def main() -> None:
             f"{row['end_ms'] or 0:7.0f}",
             flush=True,
         )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

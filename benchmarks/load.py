@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import websockets
-from context import context
+from context import add_json, context, write
 from torch import Tensor
 
 from sru_asr import load_model
@@ -160,7 +160,7 @@ def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Nam
 def main() -> None:
     """Measure, print the table, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    add_json(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[10, 50, 100, 200], help="(default: 10 50 100 200)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream (default: %(default)s)")
     parser.add_argument("--latency", type=float, default=320.0, metavar="MS", help="(default: %(default)s)")
@@ -180,9 +180,7 @@ def main() -> None:
                 f"{100 * row['within_80_ms']:10.1f} %  {100 * row['core_share']:9.0f} %  {row['wrong']:5}",
                 flush=True,
             )
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ example: python recipes/alphanum_en/ship.py runs/alphanum_en runs/seed1 runs/see
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -154,7 +155,9 @@ def main() -> None:
         size = copy.stat().st_size
         if size > MOST_BYTES:
             raise ValueError(f"the copy has {size} bytes, expected at most {MOST_BYTES}: train a smaller model")
-        results = [context() | measure(path, manifests) for path in (copy, *arguments.models[1:])]
+        # Without the paths of this machine, for results.json is part of the package.
+        about = context() | {"command": shlex.join(["python", "ship.py", *(path.name for path in arguments.models)])}
+        results = [about | measure(path, manifests) for path in (copy, *arguments.models[1:])]
         parameters = sum(parameter.numel() for parameter in model.parameters())
         (Path(folder) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (Path(folder) / "README.md").write_text(card(results, parameters, size))
