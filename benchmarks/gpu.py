@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import random
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from context import context
+from context import add_json, context, write
 from torch import Tensor, nn
 
 from sru_asr import SRU
@@ -149,7 +147,7 @@ def main() -> None:
         description="Time the recurrence and a layer on a GPU, side by side with others, in one process.",
         epilog="example: python benchmarks/gpu.py --repetitions 100 --json benchmarks/results/gpu.json",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    add_json(parser)
     parser.add_argument("--repetitions", type=int, default=50, help="of every candidate (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="run each kernel on small shapes and time nothing")
     options = parser.parse_args()
@@ -175,9 +173,7 @@ def main() -> None:
             rows.append({**about, "table": table, **sizes, "repetitions": options.repetitions, **result})
             print(f"{table:10}  batch {batch}:  {result['ratios']}  {result['milliseconds']} ms", flush=True)
             torch.cuda.empty_cache()
-            if options.json:
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+            write(rows, options.json)
 
 
 def small() -> None:

@@ -21,19 +21,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import random
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from context import context
+from context import add_json, context, write
 from torch import Tensor, nn
 
 from sru_asr import SRU
@@ -185,7 +183,7 @@ def main() -> None:
         description="Time SRU layers against what one would use instead, side by side in one process.",
         epilog="example: python benchmarks/layer.py --threads 1 --tables product stack --widths 512 --json layer.json",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    add_json(parser)
     parser.add_argument("--repetitions", type=int, default=30, help="of every candidate (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     tables = ("product", "stack", "training", "live")
@@ -216,9 +214,7 @@ def main() -> None:
                     where = ", ".join(f"{name} {value}" for name, value in sizes.items())
                     ratios = ", ".join(f"{name} {value}" for name, value in result["ratios"].items())
                     print(f"{table:8}  threads {threads}, {where}:  {ratios}", flush=True)
-                    if options.json:
-                        options.json.parent.mkdir(parents=True, exist_ok=True)
-                        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+                    write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,14 @@ long as the kernels, or no time at all, as the heap happens to lie.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from context import context
+from context import add_json, context, write
 from torch import Tensor
 
 from sru_asr.memory import keep_freed_memory
@@ -190,7 +188,7 @@ def main() -> None:
         description="Time the recurrence against torch.compile, side by side in one process.",
         epilog="example: python benchmarks/recurrence.py --json recurrence.json --threads 1 --dtypes float32",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, as a JSON list")
+    add_json(parser)
     parser.add_argument("--repetitions", type=int, default=40, help="of every candidate (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=300, help="of the one utterance (default: %(default)s)")
     parser.add_argument("--columns", type=int, default=640, help="of all directions together (default: %(default)s)")
@@ -243,9 +241,7 @@ def main() -> None:
             + f"{result['ratio']:9.1f}{result['ratio_cold']:9.1f}",
             flush=True,
         )
-        if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write(rows, options.json)
 
 
 if __name__ == "__main__":
