@@ -64,6 +64,7 @@ class CharTokenizer:
                 )
         self.symbols = tuple(symbols)
         self._ids = {symbol: id for id, symbol in enumerate(self.symbols, start=1)}
+        self._pieces = ("", *self.symbols)
         if len(self._ids) < len(self.symbols):
             twice = [symbol for symbol, count in Counter(self.symbols).items() if count > 1]
             raise TokenizerError(
@@ -74,6 +75,11 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         """The number of tokens, the blank included."""
         return 1 + len(self.symbols)
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """What each token adds to a text; the blank adds nothing."""
+        return self._pieces
 
     def missing(self, text: str) -> set[str]:
         """The characters of `text` that have no token."""
@@ -120,12 +126,14 @@ class SentencePieceTokenizer:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
             n_pieces = self._model.vocab_size()
             # A damaged model may load and then have pieces that are not UTF-8.
-            self._model.id_to_piece(list(range(n_pieces)))
+            pieces = self._model.id_to_piece(list(range(n_pieces)))
         except (RuntimeError, UnicodeDecodeError) as error:
             found = f"bytes that it cannot load ({error})"
             raise TokenizerError(f"expected a sentencepiece model, found {found}; export it again") from error
         self.model_proto = model_proto
         self._unknown = self._model.unk_id()
+        pieces[self._unknown] = self._model.decode([self._unknown])
+        self._pieces = ("", *(piece.replace(_SPACE_PIECE, " ") for piece in pieces))
 
     @classmethod
     def train(
@@ -166,6 +174,11 @@ class SentencePieceTokenizer:
     def vocab_size(self) -> int:
         """The number of tokens, the blank included."""
         return 1 + self._model.vocab_size()
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """What each token adds to a text, with the space before it where it begins a word; the blank adds nothing."""
+        return self._pieces
 
     def missing(self, text: str) -> set[str]:
         """The characters of `text` that have no token."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sru_asr.text import Tokenizer
@@ -70,18 +72,9 @@ def word_spans(tokens: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, i
     Returns:
         Each word with the numbers of its first and its last token, which say where in `tokens` they are.
     """
-    spans: list[tuple[str, int, int]] = []
-    word, first, last = "", 0, 0
-    for number in range(len(tokens)):
-        # Alone, a piece that begins a word and one that goes on with it read the same; behind others they do not.
-        parts = tokenizer.decode(tokens[first : number + 1]).split()
-        if len(parts) > 1:
-            spans.append((word, first, last))
-            word, first, parts = "", number, parts[1:]
-        if parts and parts[0] != word:
-            if not word:  # only spaces came before
-                first = number
-            word, last = parts[0], number
-    if word:
-        spans.append((word, first, last))
-    return spans
+    pieces = [tokenizer.pieces[token] for token in tokens]
+    ends = list(accumulate(map(len, pieces)))
+    return [
+        (found[0], bisect_right(ends, found.start()), bisect_right(ends, found.end() - 1))
+        for found in re.finditer(r"\S+", "".join(pieces))
+    ]
