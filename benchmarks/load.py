@@ -4,9 +4,9 @@
     python benchmarks/load.py --latency 640 --model runs/an4 --json load.json
 
 `sru-asr serve` runs on one core, with one thread; clients on the others send 40 ms of audio every 40 ms each, from
-random starting points in time. The lag is what the server's own histogram says: between the arrival of a piece and the
-moment when all that can be said of it is known. What each client hears is compared with what the library says of the
-same samples.
+random starting points in time. The lag is what the server's own histogram says: between the arrival of the last
+samples of a window and the moment when all that it says is known. What each client hears is compared with what the
+library says of the same samples.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from torch import Tensor
 from sru_asr import load_model
 from sru_asr.live import Live
 from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.precision import PRECISIONS, arithmetic
 from sru_asr.text import CharTokenizer
-from sru_asr.windows import window_of
+from sru_asr.windows import LOOKAHEAD_SHARE, window_of
 
-PIECE_SECONDS = 0.04
 RATE = 16_000
 N_VOICES = 8  # different recordings; streams take turns with them
 
@@ -61,14 +61,15 @@ def speech(seconds: float, seed: int) -> bytes:
     return (3000 * loudness * rng.standard_normal(n_samples)).clip(-32_768, 32_767).astype("<i2").tobytes()
 
 
-def expected(model: Recognizer, pcm: bytes, latency_ms: float) -> list[str]:
+def expected(model: Recognizer, pcm: bytes, options: argparse.Namespace) -> list[str]:
     """The final captions of the library."""
     waveform: Tensor = torch.from_numpy(np.frombuffer(pcm, "<i2").astype(np.float32) / 32_768)
-    live = Live(model, *window_of(latency_ms, model.frames_per_second))
-    return [caption.text for caption in [*live.push(waveform), *live.finish()] if caption.final]
+    live = Live(model, *window_of(options.latency, model.frames_per_second, options.lookahead_share))
+    with arithmetic(model, options.precision):
+        return [caption.text for caption in [*live.push(waveform), *live.finish()] if caption.final]
 
 
-async def speak(url: str, pcm: bytes, latency_ms: float, delay: float) -> list[str]:
+async def speak(url: str, pcm: bytes, options: argparse.Namespace, delay: float) -> list[str]:
     """Send one stream at its pace; the final captions that come back."""
     await asyncio.sleep(delay)
     finals: list[str] = []
@@ -83,11 +84,12 @@ async def speak(url: str, pcm: bytes, latency_ms: float, delay: float) -> list[s
                     raise RuntimeError(message["message"])
 
         hearing = asyncio.create_task(hear())
-        await connection.send(json.dumps({"type": "start", "latency_ms": latency_ms}))
-        size = 2 * int(RATE * PIECE_SECONDS)
+        await connection.send(json.dumps({"type": "start", "latency_ms": options.latency}))
+        piece_seconds = options.piece / 1000
+        size = 2 * int(RATE * piece_seconds)
         start = time.monotonic()
         for number, i in enumerate(range(0, len(pcm), size)):
-            await asyncio.sleep(start + (number + 1) * PIECE_SECONDS - time.monotonic())
+            await asyncio.sleep(start + (number + 1) * piece_seconds - time.monotonic())
             await connection.send(pcm[i : i + size])
         await connection.send('{"type": "end"}')
         await hearing
@@ -117,10 +119,11 @@ def cpu_seconds(process: int) -> float:
 def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
     voices = [speech(options.seconds, seed) for seed in range(N_VOICES)]
-    wanted = [expected(model, voice, options.latency) for voice in voices]
+    wanted = [expected(model, voice, options) for voice in voices]
     cores = sorted(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "sru_asr.cli", "serve", "--model", str(folder), "--port", "0"]
-    command += ["--streams", str(streams)]
+    command += ["--streams", str(streams), "--precision", options.precision]
+    command += ["--lookahead-share", str(options.lookahead_share)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     os.sched_setaffinity(0, cores[:1])  # which the server inherits
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -132,7 +135,7 @@ def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Nam
 
         async def everybody() -> list[list[str]]:
             talks = (
-                speak(f"ws://{host}/v1/stream", voices[n % N_VOICES], options.latency, rng.uniform(0, 2))
+                speak(f"ws://{host}/v1/stream", voices[n % N_VOICES], options, rng.uniform(0, 2))
                 for n in range(streams)
             )
             return await asyncio.gather(*talks)
@@ -164,6 +167,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[10, 50, 100, 200], help="(default: 10 50 100 200)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each stream (default: %(default)s)")
     parser.add_argument("--latency", type=float, default=320.0, metavar="MS", help="(default: %(default)s)")
+    parser.add_argument(
+        "--piece", type=float, default=40.0, metavar="MS", help="of audio that is sent at a time (default: 40)"
+    )
+    parser.add_argument("--lookahead-share", type=float, default=LOOKAHEAD_SHARE, help="(default: %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="(default: %(default)s)")
     parser.add_argument("--model", metavar="PATH", help="(default: one of 5.1 M parameters, drawn at random)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -174,7 +182,9 @@ def main() -> None:
         model.save(Path(name) / "model.safetensors")
         for streams in options.streams:
             row = measure(Path(name), model, streams, options)
-            rows.append({**context(), "latency_ms": options.latency, "seconds": options.seconds, **row})
+            settings = {"precision": options.precision, "lookahead_share": options.lookahead_share}
+            settings |= {"latency_ms": options.latency, "piece_ms": options.piece, "seconds": options.seconds}
+            rows.append({**context(), **settings, **row})
             print(
                 f"{streams:7}  {row['lag_ms']['0.5']:21.0f}  {row['lag_ms']['0.99']:11.0f}  "
                 f"{100 * row['within_80_ms']:10.1f} %  {100 * row['core_share']:9.0f} %  {row['wrong']:5}",

@@ -197,6 +197,14 @@ def _parser() -> argparse.ArgumentParser:
         help="of pages elsewhere whose scripts may stream, as https://example.org; may be given again",
     )
     _add_vad(serve)
+    serve.add_argument(
+        "--lookahead-share",
+        type=float,
+        default=0.875,
+        metavar="SHARE",
+        help="of the latency that clients ask for, what is waited for behind a chunk: with 0.5 four times as many "
+        "can be listened to, with more errors (default: 0.875)",
+    )
     serve.add_argument("--streams", type=int, default=200, metavar="N", help="live sessions at a time (default: 200)")
     serve.add_argument("--megabytes", type=int, default=25, metavar="N", help="of an uploaded file (default: 25)")
 
@@ -276,13 +284,6 @@ def _device(args: argparse.Namespace) -> torch.device:
     return device
 
 
-def _autocast(model: Recognizer, precision: str) -> torch.autocast:
-    import torch
-
-    model.encoder.sru.quantize(precision == "int8")
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision != "float32")
-
-
 def _progress(items: Iterable[T], total: int) -> Iterable[T]:
     """A progress bar on standard error where that is a terminal."""
     from rich.console import Console
@@ -298,11 +299,12 @@ def _transcribe(args: argparse.Namespace) -> int:
     model = _load(args)
     from sru_asr import subtitles
     from sru_asr.audio import AudioError
+    from sru_asr.precision import arithmetic
 
     n_failed = 0
     for path in args.audio:
         try:
-            with _autocast(model, args.precision):
+            with arithmetic(model, args.precision):
                 transcript = model.transcribe(path)
         except AudioError as error:
             n_failed += 1
@@ -325,6 +327,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 def _stream(args: argparse.Namespace) -> int:
     model = _load(args)
     from sru_asr.live import Live
+    from sru_asr.precision import arithmetic
     from sru_asr.source import from_file, from_microphone, from_pcm, until_interrupted
     from sru_asr.voice import VoiceError
     from sru_asr.windows import window_of
@@ -342,7 +345,7 @@ def _stream(args: argparse.Namespace) -> int:
     else:
         pieces = from_file(args.audio, args.realtime)
     fault = None
-    with _captions(args.format) as show, _autocast(model, args.precision):
+    with _captions(args.format) as show, arithmetic(model, args.precision):
         try:
             for piece in until_interrupted(pieces):
                 show(live.push(piece))
@@ -393,8 +396,6 @@ def _captions(format: str) -> Iterator[Callable[[Iterable[Caption]], None]]:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    if args.precision != "float32":
-        raise CommandError("--precision: a server computes in float32")
     key = None
     if args.api_key_file is not None:
         try:
@@ -403,6 +404,8 @@ def _serve(args: argparse.Namespace) -> int:
             raise CommandError(f"--api-key-file: {args.api_key_file} cannot be read: {error}") from error
         if not key:
             raise CommandError(f"--api-key-file: {args.api_key_file} is empty, expected a key")
+    if not 0 <= args.lookahead_share < 1:
+        raise CommandError(f"--lookahead-share: expected a share from 0 to below 1, found {args.lookahead_share}")
     if args.streams < 1 or args.megabytes < 1 or not 0 <= args.port <= 65_535:
         raise CommandError("expected --streams and --megabytes of at least 1 and a --port of 0 to 65535")
     try:
@@ -428,13 +431,14 @@ def _serve(args: argparse.Namespace) -> int:
         origins=tuple(args.origin),
         most_streams=args.streams,
         most_bytes=args.megabytes << 20,
+        lookahead_share=args.lookahead_share,
     )
     name = "alphanum-en" if args.model is None else Path(args.model).resolve().name
     try:
         listening = listen(args.host, args.port)
     except OSError as error:
         raise CommandError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
-    serve(create_app(model, name, limits, args.vad), listening)
+    serve(create_app(model, name, limits, args.vad, args.precision), listening)
     return OK
 
 
@@ -447,6 +451,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import ManifestError, read_manifest
     from sru_asr.metrics import align_words
+    from sru_asr.precision import arithmetic
     from sru_asr.windows import window_of
 
     try:
@@ -457,7 +462,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         window = (0, 0) if args.latency is None else window_of(args.latency, model.frames_per_second)
     except ValueError as error:
         raise CommandError(f"--latency: {error}") from error
-    with _autocast(model, args.precision):
+    with arithmetic(model, args.precision):
         evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], progress=_progress)
     evaluation.faults[:0] = faults
     # Where nothing is right, it is another kind of file, and its first lines tell.

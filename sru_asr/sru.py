@@ -151,8 +151,9 @@ class SRULayer(nn.Module):
 
     def quantize(self, wanted: bool = True) -> None:
         """See :meth:`SRU.quantize`."""
-        self.quantized = wanted
-        self._packed = None
+        if wanted != self.quantized:
+            self.quantized = wanted
+            self._packed = None
 
     def train(self, mode: bool = True) -> SRULayer:
         """As `nn.Module.train`; forgets the packed weights."""

@@ -146,6 +146,12 @@ class Stream:
             raise RuntimeError("this Stream is finished: a Stream is one utterance, make a new one for the next")
 
     @property
+    def missing(self) -> int:
+        """Samples that have to come before the next window can be computed; 0 if they are there."""
+        first = self._frames - self._pending.shape[0]  # the frame that the next window begins with
+        return max((first + self.chunk + self.lookahead) * self._hop - self.samples, 0)
+
+    @property
     def _hop(self) -> int:
         """Samples to a subsampled frame."""
         return self.model.encoder.subsampling.factor * HOP_SAMPLES
@@ -159,8 +165,10 @@ class Stream:
 
     @property
     def _due(self) -> bool:
-        """Whether a window can be computed."""
-        return self._pending.shape[0] >= (1 if self.finished else self.chunk + self.lookahead)
+        """Whether a window can be computed, from frames or from the audio of some."""
+        if self.finished:
+            return self._ready > self._frames or self._pending.shape[0] > 0
+        return self.missing == 0
 
 
 @torch.inference_mode()
@@ -178,7 +186,8 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
     """
     if len({id(stream.model) for stream in streams}) > 1 or len({id(stream) for stream in streams}) < len(streams):
         raise ValueError("expected streams of one model, each of them once")
-    _subsample([stream for stream in streams if stream._ready > stream._frames])
+    # All the frames of a window at once: the audio before the first, which it needs, is gone through again each time.
+    _subsample([stream for stream in streams if stream._due])
     said: dict[int, list[Tensor]] = {id(stream): [] for stream in streams}
     while due := [stream for stream in streams if stream._due]:
         sizes: dict[tuple[int, int], list[Stream]] = {}
@@ -195,6 +204,7 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
 
 def _subsample(streams: list[Stream]) -> None:
     """Make all the subsampled frames that there is audio for. The audio before the first gives it its left context."""
+    streams = [stream for stream in streams if stream._ready > stream._frames]
     if not streams:
         return
     encoder, features = streams[0].model.encoder, streams[0].model.features

@@ -25,7 +25,7 @@ def check_window(chunk: int, lookahead: int) -> None:
         )
 
 
-def window_of(latency_ms: float, frames_per_second: float) -> tuple[int, int]:
+def window_of(latency_ms: float, frames_per_second: float, lookahead_share: float = LOOKAHEAD_SHARE) -> tuple[int, int]:
     """The best known split of a latency into chunk and lookahead.
 
     The latency is that of a window's first sample, which waits longest: until the last one is there. The convolutions
@@ -34,6 +34,7 @@ def window_of(latency_ms: float, frames_per_second: float) -> tuple[int, int]:
     Args:
         latency_ms: in milliseconds.
         frames_per_second: of the encoder.
+        lookahead_share: of the window; the default is the best known for few errors, less is less work.
 
     Returns:
         chunk and lookahead, in frames.
@@ -45,7 +46,7 @@ def window_of(latency_ms: float, frames_per_second: float) -> tuple[int, int]:
     if not least <= latency_ms < math.inf:
         raise ValueError(f"expected a latency of at least {least:g} ms, two frames, found {latency_ms:g} ms")
     frames = int(latency_ms * frames_per_second / 1000 + 1e-6)
-    lookahead = min(round(LOOKAHEAD_SHARE * frames), frames - 1)
+    lookahead = min(round(lookahead_share * frames), frames - 1)
     return frames - lookahead, lookahead
 
 

@@ -116,7 +116,7 @@ def test_health_says_that_live_recognition_has_failed(monkeypatch):
         app.state.engine._count = None
         with client.websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "start"})
-            socket.send_bytes(bytes(3_200))
+            socket.send_bytes(bytes(16_000))
             assert "internal error" in last(socket)["message"]
         answer = client.get("/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "failed")

@@ -7,6 +7,7 @@ import torch
 
 from sru_asr.live import Caption, Live
 from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.precision import arithmetic
 from sru_asr.serve import engine as module
 from sru_asr.serve.engine import Busy, Engine, SessionError
 from sru_asr.stream import Stream
@@ -136,7 +137,7 @@ def test_audio_that_cannot_be_taken_in_ends_its_own_session_only(monkeypatch):
 
     async def talk(engine):
         good, bad = engine.open(2, 6), engine.open(2, 6)
-        await bad.send(torch.full((4_000,), 0.25))
+        await bad.send(torch.full((8_000,), 0.25))
         await good.send(speech(1, 0))
         good.end()
         with pytest.raises(SessionError, match="internal error"):
@@ -168,7 +169,7 @@ def test_who_sends_too_much_waits():
     async def talk(engine):
         session = engine.open(2, 6)
         engine._work = asyncio.Event()  # it sleeps
-        session._wake = lambda: None
+        session._wake = lambda _: None
         await session.send(speech(11, 0))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(session.send(speech(1, 0)), 0.05)
@@ -177,6 +178,70 @@ def test_who_sends_too_much_waits():
             await session.send(speech(1, 0))
 
     in_engine(talk)
+
+
+def test_a_session_has_its_turn_when_a_window_is_there():
+    rounds = []
+
+    async def talk(engine):
+        session = engine.open(2, 6)  # of 640 samples each
+        for piece in speech(1, 0).split(100):
+            await session.send(piece)
+            await asyncio.sleep(0.001)
+        session.end()
+        await everything(session)
+
+    in_engine(talk, count=rounds.append)
+    # 25 frames: windows of 8 from frames 0, 2, ... 16, then the rest.
+    assert len([batch for batch in rounds if batch.lag_seconds]) <= 10
+    assert len(rounds) <= 10 + 1
+    assert sum(batch.audio_seconds for batch in rounds) == pytest.approx(1)
+
+
+def test_the_pieces_that_wait_for_a_window_are_not_without_number():
+    async def talk(engine):
+        session = engine.open(100, 100)
+        for _ in range(1_000):
+            await session.send(torch.zeros(1))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.5)
+        return len(session._inbox)
+
+    assert in_engine(talk) < module.MOST_PIECES
+
+
+def test_a_lag_counts_from_the_last_sample_of_a_window():
+    rounds = []
+
+    async def talk(engine):
+        session = engine.open(2, 6)
+        await session.send(torch.zeros(5_119))
+        await asyncio.sleep(1)
+        assert not rounds
+        await session.send(torch.zeros(1))
+        await asyncio.sleep(0.2)
+        session.end()
+        await everything(session)
+
+    in_engine(talk, count=rounds.append)
+    assert rounds[0].audio_seconds == 5_120 / 16_000
+    assert 0 <= rounds[0].lag_seconds[0] < 1
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_sessions_are_computed_in_the_precision_that_was_asked_for(precision):
+    async def talk(engine):
+        session = engine.open(2, 6)
+        await session.send(speech(2, 0))
+        session.end()
+        return await everything(session)
+
+    captions = in_engine(talk, precision=precision)
+    with arithmetic(MODEL, precision):
+        expected = alone(speech(2, 0), 2, 6)
+    arithmetic(MODEL, "float32")
+    assert expected
+    assert [caption for caption in captions if caption.final] == expected
 
 
 def test_who_reads_nothing_is_given_up(monkeypatch):

@@ -58,6 +58,18 @@ def live(waveform, chunk, lookahead, sizes, model=MODEL):
     return torch.cat([*emitted, stream.finish()])
 
 
+@given(st.integers(1, 6), st.integers(0, 6), st.lists(st.integers(1, 3_000), max_size=8))
+def test_a_stream_knows_how_much_is_missing_to_a_window(chunk, lookahead, sizes):
+    stream = Stream(MODEL, chunk, lookahead)
+    for size in sizes:
+        stream.push(speech(size))
+    missing = stream.missing
+    assert missing > 0
+    assert len(stream.push(speech(missing - 1))) == 0
+    assert stream.missing == 1
+    assert len(stream.push(speech(1))) == chunk
+
+
 @st.composite
 def utterances(draw):
     """A length, with what is special about it more often than by chance, and pieces that sum to at most that."""

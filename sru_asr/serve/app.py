@@ -77,7 +77,11 @@ class Metrics:
 
 
 def create_app(
-    model: Recognizer, name: str = "alphanum-en", limits: Limits | None = None, vad: bool = False
+    model: Recognizer,
+    name: str = "alphanum-en",
+    limits: Limits | None = None,
+    vad: bool = False,
+    precision: str = "float32",
 ) -> FastAPI:
     """The server as an ASGI application; `sru-asr serve` runs it.
 
@@ -86,9 +90,10 @@ def create_app(
         name: what clients see it called.
         limits: what they may ask for.
         vad: whether live sessions are heard by silero-vad, too; see `sru_asr.Live`.
+        precision: of the arithmetic; see `sru_asr.precision`.
     """
     limits = limits or Limits()
-    files = Files(model, limits)
+    files = Files(model, limits, precision)
     metrics = Metrics(lambda: app.state.engine, files)
 
     async def drain() -> None:
@@ -97,7 +102,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.engine = Engine(model, limits.most_streams, metrics.count, vad)
+        app.state.engine = Engine(model, limits.most_streams, metrics.count, vad, precision)
         computing = asyncio.create_task(app.state.engine.run())
         try:
             yield

@@ -52,20 +52,23 @@ async def converse(socket: WebSocket, engine: Engine, name: str, limits: Limits)
         WebSocketDisconnect: the client has gone.
     """
     start = await _start(socket, limits)
-    window = window_of(start.latency_ms, engine.model.frames_per_second)
+    window = window_of(start.latency_ms, engine.model.frames_per_second, limits.lookahead_share)
     session = engine.open(*window, pause_seconds=start.pause_seconds)
     try:
         ready = {"type": "ready", "model": name, "chunk": window[0], "lookahead": window[1], "version": __version__}
         await say(socket, ready)
         telling = asyncio.create_task(_tell(socket, session))
         hearing = asyncio.create_task(_hear(socket, session, start, limits))
+        watching = asyncio.create_task(_watch(session))
         try:
-            await asyncio.wait({telling, hearing}, return_when=asyncio.FIRST_COMPLETED)
-            if hearing.done():
-                hearing.result()
+            await asyncio.wait({telling, hearing, watching}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (hearing, watching):
+                if task.done():
+                    task.result()
+            watching.cancel()
             await telling  # which ends when the session does, be it because the server stops
         finally:
-            for task in (telling, hearing):
+            for task in (telling, hearing, watching):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
@@ -108,6 +111,13 @@ async def _tell(socket: WebSocket, session: Session) -> None:
         await say(socket, _message(caption))
 
 
+async def _watch(session: Session) -> None:
+    """Wait until nothing has come for too long; a time-out of its own would cost a message as much as being read."""
+    while (left := IDLE_SECONDS - session.idle_seconds) > 0:
+        await asyncio.sleep(left)
+    raise Refused(f'expected audio or {{"type": "end"}}, found nothing for {IDLE_SECONDS:g} s')
+
+
 async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
     """Take in audio until the client ends the session, or the server, which is about to stop."""
     with contextlib.suppress(Ended):
@@ -116,13 +126,10 @@ async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limit
 
 async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
     loop = asyncio.get_running_loop()
-    opened = heard = loop.time()
+    opened = loop.time()
     pcm, n_bytes = Pcm(start.sample_rate), 0
     while True:
-        try:
-            message = await asyncio.wait_for(_receive(socket), heard + IDLE_SECONDS - loop.time())
-        except TimeoutError:
-            raise Refused(f'expected audio or {{"type": "end"}}, found nothing for {IDLE_SECONDS:g} s') from None
+        message = await _receive(socket)
         if not isinstance(message, bytes):
             if message != {"type": "end"}:
                 raise Refused('expected audio or {"type": "end"}')
@@ -133,11 +140,10 @@ async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Li
         too_much = n_bytes > 2 * start.sample_rate * limits.most_stream_seconds
         if too_much or loop.time() - opened > limits.most_stream_seconds + IDLE_SECONDS:
             raise Refused(f"a session lasts at most {limits.most_stream_seconds:g} s: open another one")
-        for piece in _pieces(message, 2 * int(ROUND_SECONDS * start.sample_rate)):
+        for number, piece in enumerate(_pieces(message, 2 * int(ROUND_SECONDS * start.sample_rate))):
+            if number:
+                await asyncio.sleep(0)  # resampling takes time, and others want their turn
             await session.send(pcm.push(piece))
-            await asyncio.sleep(0)  # resampling takes time, and others want their turn
-        if message:  # empty ones keep no session open
-            heard = loop.time()
 
 
 def _pieces(message: bytes, size: int) -> Iterator[bytes]:

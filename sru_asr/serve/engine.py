@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.live import PAUSE_SECONDS, Caption, Live, hear
+from sru_asr.precision import arithmetic
 from sru_asr.stream import advance
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 MOST_WAITING_SECONDS = 10.0
 # Of a session's audio, computed in a batch at most: who sends a file as fast as possible must not keep others waiting.
 ROUND_SECONDS = 0.5
+# Pieces that may wait for the rest of a window: there is no end of them where each has a single sample.
+MOST_PIECES = 100
 # Final captions that may wait to be read; who reads none of so many has gone.
 MOST_UNREAD = 1000
 
@@ -49,14 +53,14 @@ class Round(NamedTuple):
 
     audio_seconds: float
     compute_seconds: float
-    lag_seconds: list[float]  # of each session: between the arrival of its oldest piece and now, when all are computed
+    lag_seconds: list[float]  # of each window, or end: between the arrival of the last of its audio and its captions
 
 
 class Turn(NamedTuple):
     """What is computed of a session in a batch."""
 
     pieces: list[Tensor]
-    since: float  # when the first of them came
+    since: float | None  # when the first window of it could have been computed; None if none can be
     ended: bool  # whether nothing will follow
 
 
@@ -65,17 +69,22 @@ class Session:
 
     Args:
         live: of the engine's model.
-        wake: tells the engine that there is something to do.
+        wake: tells the engine that there is something to do for this one.
     """
 
-    def __init__(self, live: Live, wake: Callable[[], None]) -> None:
+    def __init__(self, live: Live, wake: Callable[[Session], None]) -> None:
         self._live = live
         self._wake = wake
+        self._missing = (
+            live.stream.missing
+        )  # samples, for a window; of the stream as it was before what is computed now
         self._inbox: deque[tuple[Tensor, float]] = deque()  # with the time when it came
         self._waiting = 0  # samples in it
         self._ending = False
+        self._ended = math.inf
         self._over = False
         self._error: str | None = None
+        self._heard = time.monotonic()
         self._room = asyncio.Event()
         self._room.set()
         self._final: deque[Caption] = deque()
@@ -94,17 +103,23 @@ class Session:
             raise SessionError(self._error)
         if self._ending:
             raise Ended("this session has been ended: open another one for the next utterances")
-        now = time.monotonic()
-        self._inbox.extend((piece, now) for piece in waveform.split(int(ROUND_SECONDS * SAMPLE_RATE)))
+        if not len(waveform):
+            return
+        self._heard = now = time.monotonic()
+        most = int(ROUND_SECONDS * SAMPLE_RATE)
+        pieces = [waveform] if len(waveform) <= most else waveform.split(most)
+        self._inbox.extend((piece, now) for piece in pieces)
         self._waiting += len(waveform)
         if self._waiting > MOST_WAITING_SECONDS * SAMPLE_RATE:
             self._room.clear()
-        self._wake()
+        if self._due():
+            self._wake(self)
 
     def end(self) -> None:
         """Say that nothing will follow. Captions of what was sent still come."""
         self._ending = True
-        self._wake()
+        self._ended = time.monotonic()
+        self._wake(self)
 
     def abort(self, why: str = "the session was closed") -> None:
         """Forget what waits; nothing more will come."""
@@ -138,18 +153,32 @@ class Session:
         """Of audio, computed so far."""
         return self._live.stream.samples / SAMPLE_RATE
 
+    @property
+    def idle_seconds(self) -> float:
+        """For how long no audio has come; 0 while too much is waiting."""
+        return time.monotonic() - self._heard if self._room.is_set() else 0.0
+
     def _due(self) -> bool:
-        return not self._over and (bool(self._inbox) or self._ending)
+        """Whether a window can be computed; of less nothing can be said. Or whether too much waits for one."""
+        enough = self._waiting >= self._missing or len(self._inbox) >= MOST_PIECES or not self._room.is_set()
+        return not self._over and (self._ending or enough)
 
     def _take(self) -> Turn:
-        since = self._inbox[0][1] if self._inbox else time.monotonic()
+        since = None
         pieces: list[Tensor] = []
         samples = 0
         while self._inbox and (not pieces or samples + len(self._inbox[0][0]) <= ROUND_SECONDS * SAMPLE_RATE):
-            pieces.append(self._inbox.popleft()[0])
-            samples += len(pieces[-1])
+            piece, came = self._inbox.popleft()
+            pieces.append(piece)
+            samples += len(piece)
+            if since is None and samples >= self._missing:
+                since = came
+        if self._ending and not self._inbox:
+            since = self._ended if since is None else since
         self._waiting -= samples
         if self._waiting <= MOST_WAITING_SECONDS * SAMPLE_RATE:
+            if not self._room.is_set():
+                self._heard = time.monotonic()
             self._room.set()
         return Turn(pieces, since, self._ending and not self._inbox)
 
@@ -162,6 +191,9 @@ class Session:
             if caption.final:
                 self._final.append(caption)
             self._partial = None if caption.final else caption
+        self._missing = self._live.stream.missing
+        if self._due():
+            self._wake(self)
         if len(self._final) > MOST_UNREAD:
             return self.abort(f"{MOST_UNREAD} captions were not read")
         self._over = ended
@@ -176,6 +208,7 @@ class Engine:
         most_sessions: that may be open at a time.
         count: is told of every batch.
         vad: as `Live` has it.
+        precision: see `sru_asr.precision.arithmetic`.
     """
 
     def __init__(
@@ -184,13 +217,16 @@ class Engine:
         most_sessions: int = 200,
         count: Callable[[Round], None] = lambda _: None,
         vad: bool = False,
+        precision: str = "float32",
     ) -> None:
         self.model = model
+        self.precision = precision
         self.vad = vad
         self.most_sessions = most_sessions
         self.sessions: set[Session] = set()
         self.closing = self.failed = False
         self._count = count
+        self._due: set[Session] = set()
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "engine")
 
@@ -212,7 +248,7 @@ class Engine:
             raise Busy("the server is about to stop: try again in a moment")
         if len(self.sessions) >= self.most_sessions:
             raise Busy(f"all of {self.most_sessions} sessions are taken: try again later")
-        session = Session(Live(self.model, chunk, lookahead, pause_seconds, vad=self.vad), self._work.set)
+        session = Session(Live(self.model, chunk, lookahead, pause_seconds, vad=self.vad), self._wake)
         self.sessions.add(session)
         return session
 
@@ -220,6 +256,11 @@ class Engine:
         """Forget a session. Whoever opened one must do so, whatever happens."""
         session.abort()
         self.sessions.discard(session)
+        self._due.discard(session)
+
+    def _wake(self, session: Session) -> None:
+        self._due.add(session)
+        self._work.set()
 
     async def run(self) -> None:
         """Compute until cancelled. If that fails, which nothing should make it, all sessions end and none may begin."""
@@ -228,7 +269,8 @@ class Engine:
             while True:
                 await self._work.wait()
                 self._work.clear()
-                due = [session for session in self.sessions if session._due()]
+                due = [session for session in self._due if session._due()]
+                self._due.clear()
                 if not due:
                     continue
                 turns = [session._take() for session in due]
@@ -238,8 +280,8 @@ class Engine:
                     session._deliver(captions, turn.ended)
                 now = time.monotonic()
                 samples = sum(len(piece) for turn in turns for piece in turn.pieces)
-                self._count(Round(samples / SAMPLE_RATE, now - start, [now - turn.since for turn in turns]))
-                self._work.set()  # what has come in meanwhile
+                lags = [now - turn.since for turn in turns if turn.since is not None]
+                self._count(Round(samples / SAMPLE_RATE, now - start, lags))
         except Exception:
             logger.exception("the engine failed")
             self.failed = True
@@ -278,7 +320,8 @@ class Engine:
         try:
             heard = [number for number in sound if number in waveforms]
             hear([lives[number] for number in heard], [waveforms[number] for number in heard])
-            said = advance([lives[number].stream for number in sound])
+            with arithmetic(self.model, self.precision):
+                said = advance([lives[number].stream for number in sound])
             for number, log_probs in zip(sound, said, strict=True):
                 done[number] = lives[number].take(log_probs)
         except Exception:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sru_asr.windows import LOOKAHEAD_SHARE
+
 # Names of a server that listens on this machine only.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -21,6 +23,7 @@ class Limits:
         most_stream_seconds: of a live session, by its audio and by the clock.
         most_bytes: of an uploaded file.
         most_seconds: of its audio.
+        lookahead_share: of the latency that a client asks for; see `sru_asr.window_of`.
         most_files: being uploaded, recognised or waiting to be; who comes then is told to come later.
     """
 
@@ -32,3 +35,4 @@ class Limits:
     most_bytes: int = 25 << 20
     most_seconds: float = 3600.0
     most_files: int = 8
+    lookahead_share: float = LOOKAHEAD_SHARE
