@@ -13,9 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sru_asr.decoding import Decoding, read_decoding
+    from sru_asr.hotwords import Hotwords
+    from sru_asr.lexicon import Lexicon
     from sru_asr.live import Caption, Live
+    from sru_asr.lm import Ngram
     from sru_asr.model import ModelConfig, Recognizer, load_model
     from sru_asr.ops import recurrence, recurrence_reference
+    from sru_asr.scorer import Scorer
     from sru_asr.sru import SRU, SRULayer
     from sru_asr.stream import Stream
     from sru_asr.transcribe import Transcript
@@ -26,6 +31,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Caption": "live",
+    "Decoding": "decoding",
+    "Hotwords": "hotwords",
+    "Lexicon": "lexicon",
+    "Ngram": "lm",
+    "Scorer": "scorer",
+    "read_decoding": "decoding",
     "Live": "live",
     "Word": "words",
     "SRU": "sru",
@@ -43,15 +54,21 @@ _HOMES = {
 __all__ = [
     "SRU",
     "Caption",
+    "Decoding",
+    "Hotwords",
+    "Lexicon",
     "Live",
     "ModelConfig",
+    "Ngram",
     "Recognizer",
     "SRULayer",
+    "Scorer",
     "Stream",
     "Transcript",
     "Word",
     "__version__",
     "load_model",
+    "read_decoding",
     "recurrence",
     "recurrence_reference",
     "window_of",

@@ -22,6 +22,7 @@ from sru_asr.build import BuildError
 if TYPE_CHECKING:
     import torch
 
+    from sru_asr.decoding import Decoding
     from sru_asr.live import Caption
     from sru_asr.model import Recognizer
 
@@ -74,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "exit status: 0 all files transcribed, 1 some, 2 none\n"
         "example: sru-asr transcribe a.wav b.flac\n"
         "example: sru-asr transcribe --model runs/alphanum --format json *.mp3 > transcripts.jsonl\n"
-        "example: sru-asr transcribe --format srt lecture.mp3 > lecture.srt",
+        "example: sru-asr transcribe --format srt lecture.mp3 > lecture.srt\n"
+        "example: sru-asr transcribe --hotwords names.txt --n-best 5 --format json form.wav",
     )
     _add_model(transcribe)
     transcribe.add_argument(
@@ -84,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
         help="txt: one line per file, its name and a tab first if there are several; json: an object per line, "
         "with words and tokens and their times, or with `error` instead; srt, vtt: subtitles of a single file "
         "(default: txt)",
+    )
+    _add_decoding(transcribe)
+    transcribe.add_argument(
+        "--n-best", type=int, default=1, metavar="N", help="texts that --format json names, with scores (default: 1)"
     )
     transcribe.add_argument("audio", nargs="+", metavar="AUDIO", help="WAV, FLAC, MP3, Ogg, Opus, ... of any rate")
 
@@ -98,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json",
     )
     _add_model(evaluate)
+    _add_decoding(evaluate)
     evaluate.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="audio files and what they say")
     evaluate.add_argument(
         "--json",
@@ -132,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "in a pipe: arecord -t raw -f S16_LE -r 16000 | sru-asr stream --format json -",
     )
     _add_model(stream)
+    _add_decoding(stream)
     stream.add_argument(
         "--latency",
         type=float,
@@ -184,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         "example: sru-asr serve --host 0.0.0.0 --port 8080 --api-key-file key.txt",
     )
     _add_model(serve)
+    _add_decoding(serve)
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: 127.0.0.1, this machine)"
     )
@@ -255,6 +264,54 @@ def _add_vad(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("decoding", "Without these, greedy: the likeliest token of each frame.")
+    group.add_argument(
+        "--hotwords",
+        type=Path,
+        metavar="FILE",
+        help="phrases that are likelier, one a line: PHRASE, or PHRASE<tab>BOOST",
+    )
+    group.add_argument(
+        "--boost",
+        type=float,
+        default=5.0,
+        metavar="LOG",
+        help="natural log that a phrase adds to the score of a text, where it has none of its own (default: 5)",
+    )
+    group.add_argument("--lexicon", type=Path, metavar="FILE", help="no other words than those of this file, or text")
+    group.add_argument(
+        "--lm", type=Path, metavar="FILE", help="n-gram language model, ARPA or KenLM's binary; needs 'sru-asr[lm]'"
+    )
+    group.add_argument(
+        "--lm-unit", choices=("word", "character"), default="word", help="that the model is of (default: word)"
+    )
+    group.add_argument("--lm-weight", type=float, default=0.2, metavar="X", help="of its logs (default: 0.2)")
+    group.add_argument(
+        "--word-bonus", type=float, metavar="LOG", help="for each word (default: 1 with a language model, else 0)"
+    )
+    group.add_argument("--beam", type=int, metavar="N", help="hypotheses that are kept (default: 16)")
+
+
+def _decoding(args: argparse.Namespace, n_best: int = 1) -> Decoding:
+    from sru_asr.decoding import read_decoding
+
+    try:
+        return read_decoding(
+            args.lm,
+            args.lm_unit,
+            args.lm_weight,
+            args.word_bonus,
+            args.lexicon,
+            args.hotwords,
+            args.boost,
+            args.beam,
+            n_best,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 def _load(args: argparse.Namespace) -> Recognizer:
     from sru_asr.model import SHIPPED, CheckpointError, load_model
 
@@ -296,6 +353,9 @@ def _progress(items: Iterable[T], total: int) -> Iterable[T]:
 def _transcribe(args: argparse.Namespace) -> int:
     if args.format in {"srt", "vtt"} and len(args.audio) > 1:
         raise CommandError(f"--format {args.format}: subtitles are of one file, found {len(args.audio)}")
+    if args.n_best < 1 or (args.n_best > 1 and args.format != "json"):
+        raise CommandError("--n-best: expected at least 1, and --format json for more than one")
+    decoding = _decoding(args, args.n_best)
     model = _load(args)
     from sru_asr import subtitles
     from sru_asr.audio import AudioError
@@ -305,7 +365,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     for path in args.audio:
         try:
             with arithmetic(model, args.precision):
-                transcript = model.transcribe(path)
+                transcript = model.transcribe(path, decoding)
         except AudioError as error:
             n_failed += 1
             print(f"sru-asr: {error}", file=sys.stderr)
@@ -313,7 +373,9 @@ def _transcribe(args: argparse.Namespace) -> int:
                 print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
             continue
         if args.format == "json":
-            found = asdict(transcript) | {"words": [word._asdict() for word in transcript.words]}
+            found = asdict(transcript)
+            for name in ("words", "alternatives"):
+                found[name] = [one._asdict() for one in getattr(transcript, name)]
             print(json.dumps({"audio": path, **found}, ensure_ascii=False, allow_nan=False), flush=True)
         elif args.format != "txt":
             print(getattr(subtitles, args.format)(transcript.words), end="", flush=True)
@@ -325,6 +387,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
+    decoding = _decoding(args)
     model = _load(args)
     from sru_asr.live import Live
     from sru_asr.precision import arithmetic
@@ -334,7 +397,7 @@ def _stream(args: argparse.Namespace) -> int:
 
     try:
         chunk, lookahead = args.window or window_of(args.latency, model.frames_per_second)
-        live = Live(model, chunk, lookahead, args.pause, vad=args.vad)
+        live = Live(model, chunk, lookahead, args.pause, vad=args.vad, decoding=decoding)
     except (ValueError, VoiceError) as error:
         raise CommandError(str(error)) from error
     if args.audio is None:
@@ -396,6 +459,7 @@ def _captions(format: str) -> Iterator[Callable[[Iterable[Caption]], None]]:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    decoding = _decoding(args)
     key = None
     if args.api_key_file is not None:
         try:
@@ -438,7 +502,7 @@ def _serve(args: argparse.Namespace) -> int:
         listening = listen(args.host, args.port)
     except OSError as error:
         raise CommandError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
-    serve(create_app(model, name, limits, args.vad, args.precision), listening)
+    serve(create_app(model, name, limits, args.vad, args.precision, decoding), listening)
     return OK
 
 
@@ -447,6 +511,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
     if args.json is not None and args.json.is_dir():
         raise CommandError(f"--json: {args.json} is a folder, expected the name of a file to write")
+    decoding = _decoding(args)
     model = _load(args)
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import ManifestError, read_manifest
@@ -463,7 +528,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--latency: {error}") from error
     with arithmetic(model, args.precision):
-        evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], progress=_progress)
+        evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], decoding=decoding, progress=_progress)
     evaluation.faults[:0] = faults
     # Where nothing is right, it is another kind of file, and its first lines tell.
     shown = evaluation.faults if evaluation.results else evaluation.faults[:MOST_FAULTS]

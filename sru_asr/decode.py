@@ -1,8 +1,9 @@
-"""From log-probabilities to token sequences with times. Pure functions; they know no model and no tokenizer."""
+"""From log-probabilities to token sequences with times, greedily; nothing here knows a model or a tokenizer."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,47 @@ class Path(NamedTuple):
     tokens: list[int]
     frames: list[int]
     score: float
+
+
+class Hypothesis(NamedTuple):
+    """One of the texts that may have been said.
+
+    Attributes:
+        path: its tokens; the score is that of the sound alone.
+        score: natural log, with what the text itself is worth.
+    """
+
+    path: Path
+    score: float
+
+
+class Decoder(Protocol):
+    """What finds the tokens of an utterance that comes piece by piece.
+
+    Attributes:
+        n_frames: taken in.
+    """
+
+    n_frames: int
+
+    @property
+    def path(self) -> Path:
+        """The likeliest of what may have been said so far, of an utterance that goes on."""
+
+    def steps(self, log_probs: Tensor) -> Iterator[None]:
+        """Take in (frames, vocab), natural logs, one frame for each item that is asked for."""
+
+    def push(self, log_probs: Tensor) -> None:
+        """Take in (frames, vocab), all of it."""
+
+    def end(self, n: int = 1) -> list[Hypothesis]:
+        """At most n of the likeliest, the best one first, if the utterance ends here. At least one."""
+
+    def forget(self, n_tokens: int) -> None:
+        """Drop the first tokens of `path`, which somebody has written down; the score starts anew."""
+
+    def restart(self) -> None:
+        """Begin another utterance; frames are counted on."""
 
 
 def greedy(log_probs: Tensor, lengths: Tensor) -> list[Path]:
@@ -64,8 +106,8 @@ class Greedy:
     """`greedy` of one utterance that comes piece by piece.
 
     Attributes:
-        path: What is decoded so far. Its lists grow as the utterance does; `forget` shortens them.
-        n_frames: Frames taken in.
+        path: what is decoded so far. Its lists grow as the utterance does; `forget` shortens them.
+        n_frames: frames taken in.
     """
 
     def __init__(self) -> None:
@@ -73,14 +115,27 @@ class Greedy:
         self.n_frames = 0
         self._last = BLANK
 
-    def push(self, log_probs: Tensor) -> None:
-        """Take in the next frames: (frames, vocab)."""
+    def steps(self, log_probs: Tensor) -> Iterator[None]:
+        """See `Decoder`."""
         scores, ids = log_probs.max(-1)
         for token, score in zip(ids.tolist(), scores.tolist(), strict=True):
-            self.step(token, score)
+            self._step(token, score)
+            yield
 
-    def step(self, token: int, score: float) -> None:
-        """Take in the best token of the next frame and the log of its probability."""
+    def push(self, log_probs: Tensor) -> None:
+        """See `Decoder`."""
+        for _ in self.steps(log_probs):
+            pass
+
+    def end(self, n: int = 1) -> list[Hypothesis]:
+        """See `Decoder`."""
+        return [Hypothesis(self.path, self.path.score)]
+
+    def restart(self) -> None:
+        """See `Decoder`."""
+        self.path = Path([], [], 0.0)
+
+    def _step(self, token: int, score: float) -> None:
         tokens, frames, total = self.path
         if token not in (BLANK, self._last):
             tokens.append(token)
@@ -90,5 +145,5 @@ class Greedy:
         self.path = Path(tokens, frames, total + score)
 
     def forget(self, n_tokens: int) -> None:
-        """Drop the first tokens, which somebody has written down; the score starts anew."""
+        """See `Decoder`."""
         self.path = Path(self.path.tokens[n_tokens:], self.path.frames[n_tokens:], 0.0)

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.data import load_waveform
-from sru_asr.decode import greedy
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.manifest import file_of, place
 from sru_asr.metrics import ErrorCounts, by_group, char_errors, total, word_errors
@@ -103,9 +103,10 @@ def evaluate(
     max_batch_seconds: float = 60.0,
     chunk: int = 0,
     lookahead: int = 0,
+    decoding: Decoding = GREEDY,
     progress: Callable[[Iterable[Numbered], int], Iterable[Numbered]] | None = None,
 ) -> Evaluation:
-    """Recognise every cut greedily and compare it with its text, both normalised.
+    """Recognise every cut and compare it with its text, both normalised.
 
     Args:
         model: in evaluation mode.
@@ -114,6 +115,7 @@ def evaluate(
         chunk: frames of a window, see :mod:`sru_asr.windows`; 0 for full context, or what `transcribe` does with long
             audio. It reads what is all of a file piece by piece, so that memory does not grow with it.
         lookahead: frames of a window behind its chunk.
+        decoding: greedy, or by a search.
         progress: wraps what is gone through, a cut at a time, given their number.
 
     Returns:
@@ -127,14 +129,15 @@ def evaluate(
         for i, cut in batch:
             try:
                 if chunk == 0 and cut.duration > LONGEST_WHOLE_SECONDS:
-                    transcript = _transcribe(model, cut)
+                    transcript = _transcribe(model, cut, decoding)
                     results[i] = _compare(cut, transcript.seconds, transcript.text)
                 else:
                     waveforms[i] = _load(cut)
             except AudioError as error:
                 faults[i] = str(error)
         if waveforms:
-            texts = dict(zip(waveforms, _recognise(model, list(waveforms.values()), chunk, lookahead), strict=True))
+            found = _recognise(model, list(waveforms.values()), chunk, lookahead, decoding)
+            texts = dict(zip(waveforms, found, strict=True))
             for i, cut in batch:
                 if i in texts:
                     results[i] = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, texts[i])
@@ -159,22 +162,27 @@ def _load(cut: Cut) -> Tensor:
     return waveform
 
 
-def _transcribe(model: Recognizer, cut: Cut) -> Transcript:
+def _transcribe(model: Recognizer, cut: Cut, decoding: Decoding) -> Transcript:
     if not (path := file_of(cut)):
-        return transcribe(model, load_waveform(cut))
+        return transcribe(model, load_waveform(cut), decoding)
     try:
-        return transcribe(model, path)
+        return transcribe(model, path, decoding)
     except AudioError as error:
         raise AudioError(f"{place(cut)}: {error}") from error
 
 
-def _recognise(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int) -> list[str]:
+def _recognise(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int, decoding: Decoding) -> list[str]:
     with torch.inference_mode():
         lengths = torch.tensor([len(waveform) for waveform in waveforms], device=model.device)
         log_probs, lengths = model(
             pad_sequence(waveforms, batch_first=True).to(model.device), lengths, chunk, lookahead
         )
-        return [model.tokenizer.decode(path.tokens) for path in greedy(log_probs, lengths)]
+        texts = []
+        for rows, n_frames in zip(log_probs, lengths.tolist(), strict=True):
+            decoder = decoding.decoder(model.tokenizer.pieces)
+            decoder.push(rows[:n_frames])
+            texts.append(model.tokenizer.decode(decoder.end()[0].path.tokens))
+        return texts
 
 
 def _compare(cut: Cut, seconds: float, hypothesis: str) -> Result:

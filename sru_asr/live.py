@@ -1,7 +1,8 @@
 """What is said live: text that grows while somebody speaks, and is final once they pause.
 
-A word that has been shown does not change, because a frame is recognised once, when all that its window holds is there;
-only the last one may still become longer, and its end is a guess until the next one begins.
+Decoded greedily, a word that has been shown does not change, because a frame is recognised once, when all that its
+window holds is there; only the last one may still become longer, and its end is a guess until the next one begins. A
+beam search may change its mind about an utterance until it is over.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE
-from sru_asr.decode import Greedy
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.stream import Stream, advance
 from sru_asr.voice import Activity, listen
 from sru_asr.words import Word, word_spans, words_of
 
 if TYPE_CHECKING:
+    from sru_asr.decode import Path
     from sru_asr.model import Recognizer
 
 # Less than most people pause for between sentences, more than within a spelled name or a telephone number.
@@ -69,6 +71,7 @@ class Live:
         longest_seconds: longer ones are made final in parts, between words.
         vad: whether silero-vad listens, too: an utterance is not over while somebody still speaks, if only for
             `VOICE_PAUSES` pauses without a token. What is recognised stays the same.
+        decoding: greedy, or by a search.
 
     Raises:
         ValueError: a window or a time that means nothing.
@@ -83,15 +86,16 @@ class Live:
         pause_seconds: float = PAUSE_SECONDS,
         longest_seconds: float = LONGEST_SECONDS,
         vad: bool = False,
+        decoding: Decoding = GREEDY,
     ) -> None:
         if not 0 < pause_seconds < math.inf or not longest_seconds > 0:
             raise ValueError(f"expected finite times above 0 s, found {pause_seconds=} and {longest_seconds=}")
         self.stream = Stream(model, chunk, lookahead)
-        self._greedy = Greedy()
+        self._decoder = decoding.decoder(model.tokenizer.pieces)
         self._pause = max(round(pause_seconds * model.frames_per_second), 1)
         self._longest = longest_seconds * model.frames_per_second
         self._activity = Activity(round(SAMPLE_RATE / model.frames_per_second)) if vad else None
-        self._shown = 0  # tokens of the caption that was given last
+        self._shown: list[int] = []  # the tokens of the caption that was given last
 
     def push(self, waveform: Tensor) -> list[Caption]:
         """Take in (samples,) float32 at 16 kHz, any number; see `take`.
@@ -119,51 +123,52 @@ class Live:
             Captions of utterances that are over now, then that of the current one, if it has grown.
         """
         captions = []
-        scores, ids = log_probs.max(-1)
         # Frame by frame, so that captions do not depend on the pieces that frames come in.
-        for token, score in zip(ids.tolist(), scores.tolist(), strict=True):
-            self._greedy.step(token, score)
+        for _ in self._decoder.steps(log_probs):
             captions += self._ended()
-        if self.stream.finished and self._greedy.path.tokens:
-            captions.append(self._final(len(self._greedy.path.tokens)))
-        if len(self._greedy.path.tokens) > self._shown:
-            self._shown = len(self._greedy.path.tokens)
-            captions.append(Caption(self._words(self._shown), final=False))
+        path = self._decoder.path
+        if self.stream.finished and path.tokens:
+            captions.append(self._final())
+            path = self._decoder.path
+        if path.tokens and path.tokens != self._shown:
+            self._shown = list(path.tokens)
+            captions.append(Caption(self._words(path), final=False))
         return [caption for caption in captions if caption.words]
 
     def _ended(self) -> list[Caption]:
         """The final caption, if the utterance is over, or too long."""
-        tokens, frames, _ = self._greedy.path
+        path = self._decoder.path
+        tokens, frames, _ = path
         if not tokens:
             return []
         since = frames[-1]
         if self._activity is not None:
-            spoken = self._activity.last_spoken(self._greedy.n_frames)
+            spoken = self._activity.last_spoken(self._decoder.n_frames)
             since = max(since, min(spoken, since + VOICE_PAUSES * self._pause))
-        if self._greedy.n_frames - since > self._pause:
-            return [self._final(len(tokens))]
-        if self._greedy.n_frames - frames[0] > self._longest:
+        if self._decoder.n_frames - since > self._pause:
+            return [self._final()]
+        if self._decoder.n_frames - frames[0] > self._longest:
             spans = word_spans(tokens, self.stream.model.tokenizer)
             if len(spans) > 1:
-                return [self._final(spans[-1][1])]
+                words = self._words(path)[:-1]
+                self._decoder.forget(spans[-1][1])
+                self._shown = []
+                return [Caption(words, final=True)]
         return []
 
-    def _final(self, n_tokens: int) -> Caption:
-        """Make the first tokens final."""
-        caption = Caption(self._words(n_tokens), final=True)
-        self._greedy.forget(n_tokens)
-        self._shown = 0
+    def _final(self) -> Caption:
+        """Make the utterance final."""
+        caption = Caption(self._words(self._decoder.end()[0].path), final=True)
+        self._decoder.restart()
+        self._shown = []
         return caption
 
-    def _words(self, n_tokens: int) -> list[Word]:
-        """The words of the first tokens."""
-        tokens, frames, _ = self._greedy.path
+    def _words(self, path: Path) -> list[Word]:
         stream, model = self.stream, self.stream.model
-        seconds = self._greedy.n_frames / model.frames_per_second
+        seconds = self._decoder.n_frames / model.frames_per_second
         if stream.finished:
             seconds = min(seconds, stream.samples / SAMPLE_RATE)
-        words = words_of(tokens, frames, model.tokenizer, model.frames_per_second, seconds)
-        return words[: len(word_spans(tokens[:n_tokens], model.tokenizer))]
+        return words_of(path.tokens, path.frames, model.tokenizer, model.frames_per_second, seconds)
 
 
 def hear(lives: Sequence[Live], waveforms: Sequence[Tensor]) -> None:

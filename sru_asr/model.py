@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sru_asr.ctc import CTCHead
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.encoder import FACTORS, Encoder
 from sru_asr.features import FRAMES_PER_SECOND, LogMel
 from sru_asr.text import Tokenizer, tokenizer_from_dict
@@ -121,16 +122,19 @@ class Recognizer(nn.Module):
         return self.ctc(states), lengths
 
     @overload
-    def transcribe(self, audio: Audio) -> Transcript: ...
+    def transcribe(self, audio: Audio, decoding: Decoding = ...) -> Transcript: ...
     @overload
-    def transcribe(self, audio: list[Audio] | tuple[Audio, ...]) -> list[Transcript]: ...
-    def transcribe(self, audio: Audio | list[Audio] | tuple[Audio, ...]) -> Transcript | list[Transcript]:
-        """Recognise speech, greedily, on the device of the weights.
+    def transcribe(self, audio: list[Audio] | tuple[Audio, ...], decoding: Decoding = ...) -> list[Transcript]: ...
+    def transcribe(
+        self, audio: Audio | list[Audio] | tuple[Audio, ...], decoding: Decoding = GREEDY
+    ) -> Transcript | list[Transcript]:
+        """Recognise speech on the device of the weights.
 
         Args:
             audio: path of an audio file of any rate and number of channels; or a waveform, (samples,) float32 in
                 [-1, 1] at 16 kHz; or a list or tuple of those. Files longer than half a minute are read and recognised
                 piece by piece, so that memory does not grow with them.
+            decoding: greedy, or by a search; `sru_asr.read_decoding` makes one of files.
 
         Returns:
             A `Transcript`, or a list of them for a list.
@@ -139,8 +143,8 @@ class Recognizer(nn.Module):
             AudioError: a file cannot be read, or a waveform is empty, too short or not finite.
         """
         if isinstance(audio, list | tuple):
-            return [transcribe(self, one) for one in audio]
-        return transcribe(self, audio)
+            return [transcribe(self, one, decoding) for one in audio]
+        return transcribe(self, audio, decoding)
 
     def save(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write the checkpoint, atomically: weights, feature statistics, architecture, tokenizer. No pickle.

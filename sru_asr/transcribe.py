@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError, blocks
-from sru_asr.decode import collapse, greedy
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.stream import Stream, check_waveform
 from sru_asr.words import Word, words_of
@@ -28,6 +28,13 @@ LONG_CHUNK_SECONDS = 20
 LONG_LOOKAHEAD_SECONDS = 5
 
 
+class Alternative(NamedTuple):
+    """One of the texts that may have been said, and the natural log of what it is worth; see `Hypothesis`."""
+
+    text: str
+    score: float
+
+
 @dataclass(frozen=True)
 class Transcript:
     """What was recognised in one audio file or waveform.
@@ -38,6 +45,7 @@ class Transcript:
         seconds: length of the audio.
         token_seconds: when each token was first emitted, in seconds from the start.
         score: natural log of the decoded path's probability.
+        alternatives: the likeliest texts, the best one, which is `text`, first; as many as were asked for.
     """
 
     text: str
@@ -45,26 +53,30 @@ class Transcript:
     seconds: float
     token_seconds: list[float]
     score: float
+    alternatives: list[Alternative]
 
     def __str__(self) -> str:
         return self.text
 
 
-def transcribe(model: Recognizer, audio: Audio) -> Transcript:
+def transcribe(model: Recognizer, audio: Audio, decoding: Decoding = GREEDY) -> Transcript:
     """Recognise one file or one waveform; see `Recognizer.transcribe`."""
     if isinstance(audio, str | os.PathLike):
-        return recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio))
-    return recognise(model, check_waveform(audio).split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE), "the waveform")
+        return recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio), decoding)
+    pieces = check_waveform(audio).split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE)
+    return recognise(model, pieces, "the waveform", decoding)
 
 
-def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transcript:
+def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: Decoding = GREEDY) -> Transcript:
     """Recognise one utterance or recording; see `Recognizer.transcribe`.
 
     Args:
         model: in evaluation mode.
         pieces: of the audio, (samples,) float32 at 16 kHz, the first of `LONGEST_WHOLE_SECONDS` unless it is all.
         name: of the audio, for errors.
+        decoding: greedy, or by a search.
     """
+    decoder = decoding.decoder(model.tokenizer.pieces)
     rate = model.frames_per_second
     pieces = iter(pieces)
     first = next(pieces, torch.zeros(0))
@@ -77,19 +89,23 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str) -> Transcr
                     f"found {1000 * first.shape[0] / SAMPLE_RATE:.1f} ms"
                 )
             samples = first.shape[0]
-            path = greedy(*model(first[None].to(model.device), torch.tensor([samples], device=model.device)))[0]
+            log_probs, _ = model(first[None].to(model.device), torch.tensor([samples], device=model.device))
+            decoder.push(log_probs[0])
         else:
             stream = Stream(model, int(LONG_CHUNK_SECONDS * rate), int(LONG_LOOKAHEAD_SECONDS * rate))
-            # Of a frame only its best token is kept: hours of log-probabilities over a large vocabulary are gigabytes.
-            best = [stream.push(piece).max(-1) for piece in chain((first, second), pieces)]
-            best.append(stream.finish().max(-1))
+            # At once: hours of log-probabilities over a large vocabulary are gigabytes.
+            for piece in chain((first, second), pieces):
+                decoder.push(stream.push(piece))
+            decoder.push(stream.finish())
             samples = stream.samples
-            scores, ids = (torch.cat(parts)[None] for parts in zip(*best, strict=True))
-            path = collapse(scores, ids, torch.tensor([ids.shape[1]]))[0]
+    found = decoder.end(decoding.n_best)
+    path = found[0].path
+    texts = [" ".join(model.tokenizer.decode(one.path.tokens).split()) for one in found]
     return Transcript(
-        text=" ".join(model.tokenizer.decode(path.tokens).split()),
+        text=texts[0],
         words=words_of(path.tokens, path.frames, model.tokenizer, rate, samples / SAMPLE_RATE),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,
+        alternatives=[Alternative(text, one.score) for text, one in zip(texts, found, strict=True)],
     )

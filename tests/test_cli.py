@@ -93,7 +93,7 @@ def test_json_is_an_object_a_line(capsys, said, names):
     assert (status, error) == (0, "")
     for name, line in zip(names, output, strict=True):
         found = json.loads(line)
-        assert list(found) == ["audio", "text", "words", "seconds", "token_seconds", "score"]
+        assert list(found) == ["audio", "text", "words", "seconds", "token_seconds", "score", "alternatives"]
         assert found["audio"] == name
         assert found["text"] == said[name].text
         assert found["words"] == [word._asdict() for word in said[name].words]

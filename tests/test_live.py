@@ -98,7 +98,7 @@ def test_who_never_pauses_is_written_down_in_parts_between_words():
     assert {word.text for caption in final for word in caption.words} == {"AB"}
     assert sum(len(caption.words) for caption in final) == 100
     assert max(caption.end - caption.start for caption in captions) < 1.2
-    assert len(session._greedy.path.tokens) == 0
+    assert len(session._decoder.path.tokens) == 0
 
 
 def test_live_says_what_offline_recognition_through_the_same_windows_says():

@@ -25,6 +25,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from sru_asr import __version__
 from sru_asr.audio import AudioError
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.serve.conversation import Refused, converse, say
 from sru_asr.serve.engine import Busy, Engine, Round, SessionError
 from sru_asr.serve.files import Files, Full
@@ -82,6 +83,7 @@ def create_app(
     limits: Limits | None = None,
     vad: bool = False,
     precision: str = "float32",
+    decoding: Decoding = GREEDY,
 ) -> FastAPI:
     """The server as an ASGI application; `sru-asr serve` runs it.
 
@@ -91,9 +93,10 @@ def create_app(
         limits: what they may ask for.
         vad: whether live sessions are heard by silero-vad, too; see `sru_asr.Live`.
         precision: of the arithmetic; see `sru_asr.precision`.
+        decoding: greedy, or by a search.
     """
     limits = limits or Limits()
-    files = Files(model, limits, precision)
+    files = Files(model, limits, precision, decoding)
     metrics = Metrics(lambda: app.state.engine, files)
 
     async def drain() -> None:
@@ -102,7 +105,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.engine = Engine(model, limits.most_streams, metrics.count, vad, precision)
+        app.state.engine = Engine(model, limits.most_streams, metrics.count, vad, precision, decoding)
         computing = asyncio.create_task(app.state.engine.run())
         try:
             yield

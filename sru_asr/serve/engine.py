@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.live import PAUSE_SECONDS, Caption, Live, hear
 from sru_asr.precision import arithmetic
 from sru_asr.stream import advance
@@ -209,6 +210,7 @@ class Engine:
         count: is told of every batch.
         vad: as `Live` has it.
         precision: see `sru_asr.precision.arithmetic`.
+        decoding: as `Live` has it.
     """
 
     def __init__(
@@ -218,9 +220,11 @@ class Engine:
         count: Callable[[Round], None] = lambda _: None,
         vad: bool = False,
         precision: str = "float32",
+        decoding: Decoding = GREEDY,
     ) -> None:
         self.model = model
         self.precision = precision
+        self.decoding = decoding
         self.vad = vad
         self.most_sessions = most_sessions
         self.sessions: set[Session] = set()
@@ -248,7 +252,8 @@ class Engine:
             raise Busy("the server is about to stop: try again in a moment")
         if len(self.sessions) >= self.most_sessions:
             raise Busy(f"all of {self.most_sessions} sessions are taken: try again later")
-        session = Session(Live(self.model, chunk, lookahead, pause_seconds, vad=self.vad), self._wake)
+        live = Live(self.model, chunk, lookahead, pause_seconds, vad=self.vad, decoding=self.decoding)
+        session = Session(live, self._wake)
         self.sessions.add(session)
         return session
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from sru_asr.audio import AudioError, blocks, header
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.precision import arithmetic
 from sru_asr.serve.limits import Limits
 from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, Transcript, recognise
@@ -38,15 +39,19 @@ class Files:
         model: in evaluation mode.
         limits: of what is recognised.
         precision: see `sru_asr.precision.arithmetic`.
+        decoding: greedy, or by a search.
 
     Attributes:
         taken: places.
     """
 
-    def __init__(self, model: Recognizer, limits: Limits, precision: str = "float32") -> None:
+    def __init__(
+        self, model: Recognizer, limits: Limits, precision: str = "float32", decoding: Decoding = GREEDY
+    ) -> None:
         self._model = model
         self._limits = limits
         self._precision = precision
+        self._decoding = decoding
         self.taken = 0
         self._closing = self._stopped = False
         self._thread = ThreadPoolExecutor(1, "files")
@@ -104,7 +109,8 @@ class Files:
                 if seconds > most_seconds:
                     raise AudioError(f"expected audio of at most {most_seconds:g} s, found {seconds:.0f} s")
                 with arithmetic(self._model, self._precision):
-                    return recognise(self._model, self._while_running(blocks(path, LONGEST_WHOLE_SECONDS)), "the file")
+                    pieces = self._while_running(blocks(path, LONGEST_WHOLE_SECONDS))
+                    return recognise(self._model, pieces, "the file", self._decoding)
             except AudioError as error:
                 message = str(error).replace(f"{os.fspath(path)}: ", "").replace(os.fspath(path), "it")
                 raise AudioError(message) from error

@@ -1,0 +1,91 @@
+"""How what is said is found in log-probabilities: greedily, or by a search that minds what texts are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sru_asr.beam import WIDTH, BeamSearch
+from sru_asr.decode import Decoder, Greedy
+from sru_asr.hotwords import DEFAULT_BOOST, read_hotwords
+from sru_asr.lexicon import read_lexicon
+from sru_asr.lm import Ngram
+from sru_asr.scorer import Scorer
+
+# Chosen on AN4's development part, with a bigram of its training part (docs/log.md).
+LM_WEIGHT, WORD_BONUS = 0.2, 1.0
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A way of decoding; by default the greedy one.
+
+    Attributes:
+        scorer: what texts are worth; with one there is a search.
+        width: hypotheses that the search keeps; 1 without a scorer is greedy.
+        n_best: hypotheses that are told.
+    """
+
+    scorer: Scorer | None = None
+    width: int = 1
+    n_best: int = 1
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or not 1 <= self.n_best <= self.width:
+            raise ValueError(f"expected a width of at least 1 and n_best of 1 to the width, found {self}")
+
+    def decoder(self, pieces: Sequence[str]) -> Decoder:
+        """Of one utterance, or of one stream of them.
+
+        Args:
+            pieces: `Tokenizer.pieces`.
+        """
+        if self.scorer is None and self.width == 1:
+            return Greedy()
+        return BeamSearch(self.scorer or Scorer(), pieces, self.width)
+
+
+GREEDY = Decoding()
+
+
+def read_decoding(
+    lm: Path | None = None,
+    lm_unit: Literal["word", "character"] = "word",
+    lm_weight: float = LM_WEIGHT,
+    word_bonus: float | None = None,
+    lexicon: Path | None = None,
+    hotwords: Path | None = None,
+    boost: float = DEFAULT_BOOST,
+    width: int | None = None,
+    n_best: int = 1,
+) -> Decoding:
+    """A way of decoding, from files.
+
+    Args:
+        lm: see `Ngram`, as for the next.
+        lm_unit: what its units are.
+        lm_weight: see `Scorer`.
+        word_bonus: likewise; by default `WORD_BONUS` with a language model, else 0.
+        lexicon: see `read_lexicon`.
+        hotwords: see `read_hotwords`, as for the next.
+        boost: of phrases without one of their own.
+        width: by default `WIDTH` if there is anything to search for, else 1.
+        n_best: see `Decoding`.
+
+    Raises:
+        ValueError: a file is not as expected, or a number.
+    """
+    scorer = None
+    if lm is not None or lexicon is not None or hotwords is not None or word_bonus is not None:
+        scorer = Scorer(
+            None if lm is None else Ngram(lm, lm_unit),
+            lm_weight,
+            word_bonus if word_bonus is not None else 0.0 if lm is None else WORD_BONUS,
+            None if lexicon is None else read_lexicon(lexicon),
+            None if hotwords is None else read_hotwords(hotwords, boost),
+        )
+    if width is None:
+        width = max(WIDTH, n_best) if scorer is not None or n_best > 1 else 1
+    return Decoding(scorer, width, n_best)

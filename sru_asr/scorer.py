@@ -1,0 +1,121 @@
+"""What a text is worth besides its sound: language model, lexicon and hotwords, as it grows piece by piece."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sru_asr.hotwords import Hotwords
+from sru_asr.lexicon import Lexicon
+from sru_asr.lm import SPACE, LanguageModel
+
+
+class Context(NamedTuple):
+    """What has to be known of a text to go on with it.
+
+    Attributes:
+        word: the last one, which may not be whole yet.
+        whole: words before it.
+        given: natural log that all that is whole adds to the score.
+        state: of the language model.
+        hot: state of the hotwords.
+    """
+
+    word: str
+    whole: int
+    given: float
+    state: Any
+    hot: int
+
+
+class Scorer:
+    """Adds to the score of a hypothesis, in natural logs, what its text is worth; without arguments nothing.
+
+    A word counts when the next one begins, or the text ends.
+
+    Args:
+        lm: language model.
+        lm_weight: that its logs are multiplied with.
+        word_bonus: for each word, since every word that is added costs the language model's score something.
+        lexicon: other words may not be recognised.
+        hotwords: phrases that are likelier.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel | None = None,
+        lm_weight: float = 0.5,
+        word_bonus: float = 0.0,
+        lexicon: Lexicon | None = None,
+        hotwords: Hotwords | None = None,
+    ) -> None:
+        self.lm = lm
+        self.lm_weight = lm_weight
+        self.word_bonus = word_bonus
+        self.lexicon = lexicon
+        self.hotwords = hotwords
+
+    def start(self) -> Context:
+        """Before the first piece."""
+        return Context(
+            "",
+            0,
+            0.0,
+            None if self.lm is None else self.lm.start(),
+            0 if self.hotwords is None else self.hotwords.start,
+        )
+
+    def extend(self, context: Context, piece: str) -> Context | None:
+        """Behind one more piece of text; None if the lexicon has no such word.
+
+        Args:
+            context: before it.
+            piece: characters, among them spaces where words end.
+        """
+        word, whole, given, state, hot = context
+        for character in piece:
+            if character.isspace():
+                if not word:
+                    continue
+                if self.lexicon is not None and word not in self.lexicon:
+                    return None
+                value, state = self._whole(word, state)
+                given += value
+                word, character = "", " "
+                whole += 1
+            else:
+                if self.lm is not None and self.lm.unit == "character":
+                    for unit in (SPACE, character) if whole and not word else (character,):
+                        value, state = self.lm.score(state, unit)
+                        given += self.lm_weight * value
+                word += character
+            if self.hotwords is not None:
+                hot, boost = self.hotwords.step(hot, character)
+                given += boost
+        if word and self.lexicon is not None and not self.lexicon.begins(word):
+            return None
+        return Context(word, whole, given, state, hot)
+
+    def _whole(self, word: str, state: Any) -> tuple[float, Any]:
+        """What a word that ends here adds."""
+        if self.lm is None or self.lm.unit != "word":
+            return self.word_bonus, state
+        value, state = self.lm.score(state, word)
+        return self.word_bonus + self.lm_weight * value, state
+
+    def value(self, context: Context) -> float:
+        """What the text is worth if it goes on; phrases that have begun count in part."""
+        return context.given if self.hotwords is None else context.given + self.hotwords.begun(context.hot)
+
+    def finish(self, context: Context) -> float | None:
+        """What the text is worth if it ends here; None if its last word is not in the lexicon."""
+        word, _, given, state, hot = context
+        if word:
+            if self.lexicon is not None and word not in self.lexicon:
+                return None
+            value, state = self._whole(word, state)
+            given += value
+            if self.hotwords is not None:
+                given += self.hotwords.step(hot, " ")[1]
+        if self.lm is not None:
+            given += self.lm_weight * self.lm.end(state)
+        return given
