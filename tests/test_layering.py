@@ -12,8 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "sru_asr"
 LAYERS = [
     *("build",),
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus", "voice"),
+    *("hotwords", "lexicon", "lm", "precision"),
     *("augment", "decode", "features", "manifest", "source", "words"),
-    *("subtitles",),
+    *("subtitles", "scorer"),
+    *("beam",),
+    *("decoding",),
     *("sru", "data", "warp", "muon"),
     *("encoder", "ctc"),
     *("stream",),
@@ -23,6 +26,7 @@ LAYERS = [
     *("task", "average"),
     *("recipe",),
     *("serve",),
+    *("commands",),
     *("cli",),
     *("script",),
 ]

@@ -1,0 +1,125 @@
+"""`sru-asr evaluate`: error rates on a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sru_asr.commands.options import (
+    OK,
+    SOME_FAILED,
+    CommandError,
+    add_decoding,
+    add_model,
+    command,
+    decoding_of,
+    load,
+    progress,
+)
+
+MOST_FAULTS = 5
+
+
+def add(commands: Any) -> None:
+    """Describe its options."""
+    parser = command(
+        commands,
+        "evaluate",
+        run,
+        "measure word and character error rate on a manifest",
+        "A manifest is a .jsonl or .jsonl.gz file: Lhotse cuts, or objects with `audio` (relative to the manifest),\n"
+        "`text` and optionally `speaker` and `id`. Entries that cannot be used are named on standard error.\n"
+        "exit status: 0 all entries evaluated, 1 some, 2 none\n"
+        "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json",
+    )
+    add_model(parser)
+    add_decoding(parser)
+    parser.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="audio files and what they say")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write counts, transcripts and faults there; wer and cer are fractions",
+    )
+    parser.add_argument(
+        "--alignments",
+        choices=("none", "errors", "all"),
+        default="none",
+        help="print how reference and hypothesis align, of utterances with errors or of all (default: none)",
+    )
+    parser.add_argument(
+        "--latency",
+        type=float,
+        metavar="MS",
+        help="recognise through windows of so many milliseconds, as live recognition does (default: full context)",
+    )
+    parser.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    if args.json is not None and not args.json.parent.is_dir():
+        raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
+    if args.json is not None and args.json.is_dir():
+        raise CommandError(f"--json: {args.json} is a folder, expected the name of a file to write")
+    decoding = decoding_of(args)
+    model = load(args)
+    from sru_asr.evaluation import evaluate
+    from sru_asr.manifest import ManifestError, read_manifest
+    from sru_asr.metrics import align_words
+    from sru_asr.precision import arithmetic
+    from sru_asr.windows import window_of
+
+    try:
+        cuts, faults = read_manifest(args.manifest)
+    except ManifestError as error:
+        raise CommandError(str(error)) from error
+    try:
+        window = (0, 0) if args.latency is None else window_of(args.latency, model.frames_per_second)
+    except ValueError as error:
+        raise CommandError(f"--latency: {error}") from error
+    with arithmetic(model, args.precision):
+        evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], decoding=decoding, progress=progress)
+    evaluation.faults[:0] = faults
+    # Where nothing is right, it is another kind of file, and its first lines tell.
+    shown = evaluation.faults if evaluation.results else evaluation.faults[:MOST_FAULTS]
+    for fault in shown:
+        print(f"sru-asr: {fault}", file=sys.stderr)
+    if rest := len(evaluation.faults) - len(shown):
+        print(f"sru-asr: ... and {rest} more", file=sys.stderr)
+    for result in evaluation.results:
+        if args.alignments == "all" or (args.alignments == "errors" and result.words.errors):
+            print(f"{result.id}  {result.words.errors} of {result.words.reference} words wrong")
+            print(align_words(result.reference, result.hypothesis) + "\n")
+    if args.speakers:
+        for speaker, counts in sorted(evaluation.speakers.items(), key=lambda item: -item[1].rate):
+            print(f"{speaker or '(no speaker)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
+    if not evaluation.results:
+        raise CommandError(f"{args.manifest}: no utterance could be evaluated")
+    print(evaluation.summary())
+    if args.json is not None:
+        try:
+            args.json.write_text(
+                json.dumps(
+                    {
+                        "precision": args.precision,
+                        "device": args.device,
+                        "latency_ms": args.latency,
+                        "chunk": window[0],
+                        "lookahead": window[1],
+                        **evaluation.to_dict(),
+                    },
+                    indent=1,
+                    ensure_ascii=False,
+                    allow_nan=False,
+                )
+                + "\n",
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
+        except OSError as error:
+            raise CommandError(f"--json: {args.json} cannot be written: {error.strerror}") from error
+    return SOME_FAILED if evaluation.faults else OK

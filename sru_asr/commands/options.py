@@ -1,0 +1,163 @@
+"""What the commands share: options, models, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from sru_asr.decoding import Decoding
+    from sru_asr.model import Recognizer
+
+OK, SOME_FAILED, UNUSABLE = 0, 1, 2
+T = TypeVar("T")
+
+
+class CommandError(Exception):
+    """What was asked for cannot be done at all; the message is for the user."""
+
+
+def command(commands: Any, name: str, run: Any, summary: str, epilog: str) -> argparse.ArgumentParser:
+    """A subcommand that calls `run` with its arguments."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model computes, how and where; see `load`."""
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="a model.safetensors, or the output folder of a recipe that holds one (default: alphanum-en, which comes "
+        "with the package and knows letters, digits, numbers, dates and commands in English)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="of the arithmetic; bfloat16 takes half the time where the processor has tiles for it (AMX), and changes "
+        "a word now and then; int8 is bfloat16 with the encoder's weights in eight bits (default: float32)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, or cuda (cuda:1, ...) for an NVIDIA GPU, whose kernels nvcc compiles at first use (default: cpu)",
+    )
+
+
+def add_vad(parser: argparse.ArgumentParser) -> None:
+    """Whether silero-vad listens."""
+    parser.add_argument(
+        "--vad",
+        action="store_true",
+        help="end no utterance while silero-vad hears somebody speak; needs pip install 'sru-asr[vad]'",
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """How text is found; see `decoding_of`."""
+    group = parser.add_argument_group("decoding", "Without these, greedy: the likeliest token of each frame.")
+    group.add_argument(
+        "--hotwords",
+        type=Path,
+        metavar="FILE",
+        help="phrases that are likelier, one a line: PHRASE, or PHRASE<tab>BOOST",
+    )
+    group.add_argument(
+        "--boost",
+        type=float,
+        default=5.0,
+        metavar="LOG",
+        help="natural log that a phrase adds to the score of a text, where it has none of its own (default: 5)",
+    )
+    group.add_argument("--lexicon", type=Path, metavar="FILE", help="no other words than those of this file, or text")
+    group.add_argument(
+        "--lm", type=Path, metavar="FILE", help="n-gram language model, ARPA or KenLM's binary; needs 'sru-asr[lm]'"
+    )
+    group.add_argument(
+        "--lm-unit", choices=("word", "character"), default="word", help="that the model is of (default: word)"
+    )
+    group.add_argument("--lm-weight", type=float, default=0.2, metavar="X", help="of its logs (default: 0.2)")
+    group.add_argument(
+        "--word-bonus", type=float, metavar="LOG", help="for each word (default: 1 with a language model, else 0)"
+    )
+    group.add_argument("--beam", type=int, metavar="N", help="hypotheses that are kept (default: 16)")
+
+
+def decoding_of(args: argparse.Namespace, n_best: int = 1) -> Decoding:
+    """The way of decoding that the options ask for.
+
+    Raises:
+        CommandError: a file or a number is not as expected.
+    """
+    from sru_asr.decoding import read_decoding
+
+    try:
+        return read_decoding(
+            args.lm,
+            args.lm_unit,
+            args.lm_weight,
+            args.word_bonus,
+            args.lexicon,
+            args.hotwords,
+            args.boost,
+            args.beam,
+            n_best,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def load(args: argparse.Namespace) -> Recognizer:
+    """The model that the options ask for, where they ask for it.
+
+    Raises:
+        CommandError: there is no such model or device.
+    """
+    from sru_asr.model import SHIPPED, CheckpointError, load_model
+
+    device = _device(args)
+    try:
+        return load_model(SHIPPED if args.model is None else args.model).to(device)
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in {"cpu", "cuda"}:
+        raise CommandError(f"--device: expected cpu, cuda or cuda:N, found {args.device!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CommandError(
+            f"--device {args.device}: torch finds {torch.cuda.device_count()} NVIDIA GPUs here; leave --device out to "
+            "use the CPU"
+        )
+    if device.type == "cuda" and args.precision == "int8":
+        raise CommandError("--precision int8 is for CPUs; on a GPU take bfloat16")
+    return device
+
+
+def progress(items: Iterable[T], total: int) -> Iterable[T]:
+    """A progress bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, total=total, description="", console=console, transient=True, disable=not console.is_terminal)
