@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from sru_asr import __version__
 from sru_asr.build import BuildError
-from sru_asr.commands import evaluate, info, serve, stream, transcribe
+from sru_asr.commands import evaluate, info, lm, serve, stream, transcribe
 from sru_asr.commands.options import OK, UNUSABLE, CommandError
 
-COMMANDS = (transcribe, evaluate, stream, serve, info)
+COMMANDS = (transcribe, stream, serve, evaluate, lm, info)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

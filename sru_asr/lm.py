@@ -1,13 +1,20 @@
-"""N-gram language models, by KenLM (Heafield 2011): ARPA files and KenLM's binaries."""
+"""N-gram language models: trained by kaldingram, read by KenLM (Heafield 2011), ARPA files and its binaries."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 # What stands for a space in models over characters, whose units are divided by spaces.
 SPACE = "\u2581"
+# What a word is worth at least that the model does not know: the <unk> of many models is as good as forbidden.
+UNKNOWN = math.log(1e-5)
+MOST_ORDER = 5
 
 
 class LanguageModelError(ValueError):
@@ -30,7 +37,7 @@ class LanguageModel(Protocol):
 
 
 class Ngram:
-    """A model that KenLM reads. Words that it does not know have the probability of its `<unk>`.
+    """A model that KenLM reads. What it does not know has the probability of its `<unk>`, or 1e-5 if that is more.
 
     Args:
         path: an ARPA file, or a binary of KenLM.
@@ -73,8 +80,68 @@ class Ngram:
     def score(self, state: Any, unit: str) -> tuple[float, Any]:
         """See `LanguageModel`."""
         after = self._new_state()
-        return self._model.BaseScore(state, unit, after) * math.log(10), after
+        found = self._model.BaseFullScore(state, unit, after)
+        value = found.log_prob * math.log(10)
+        return max(value, UNKNOWN) if found.oov else value, after
 
     def end(self, state: Any) -> float:
         """See `LanguageModel`."""
         return self.score(state, "</s>")[0]
+
+
+def _add_unknown(path: Path) -> None:
+    """Give an ARPA file a word for those that it does not know, which kaldingram leaves out."""
+    text = path.read_text(encoding="utf-8")
+    count = re.search(r"^ngram 1=(\d+)$", text, re.MULTILINE)
+    if count is None or "\t<unk>" in text:
+        return
+    text = text.replace(count[0], f"ngram 1={int(count[1]) + 1}", 1)
+    log10 = UNKNOWN / math.log(10)
+    path.write_text(text.replace("\\1-grams:\n", f"\\1-grams:\n{log10:.4f}\t<unk>\n", 1), encoding="utf-8")
+
+
+def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["word", "character"] = "word") -> int:
+    """Train a model with Kneser and Ney's smoothing, and write it as an ARPA file.
+
+    Args:
+        texts: normalised, as `sru_asr.text.normalize` has them.
+        path: the file.
+        order: the n of its n-grams, 1 to 5.
+        unit: what its units are.
+
+    Returns:
+        The number of units that it has learned from.
+
+    Raises:
+        LanguageModelError: there are too few texts for that, or the extra `lm` is not installed.
+    """
+    try:
+        from kaldingram.train import main
+    except ModuleNotFoundError as error:
+        raise LanguageModelError("training a language model needs kaldingram: pip install 'sru-asr[lm]'") from error
+    if not 1 <= order <= MOST_ORDER:
+        raise LanguageModelError(f"expected an order of 1 to {MOST_ORDER}, found {order}")
+    n_units = 0
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "texts"
+        with corpus.open("w", encoding="utf-8") as lines:
+            for text in texts:
+                words = text.split()
+                units = words if unit == "word" else [SPACE if c == " " else c for c in " ".join(words)]
+                if units:
+                    n_units += len(units)
+                    lines.write(" ".join(units) + "\n")
+        if not n_units:
+            raise LanguageModelError("expected texts to learn from, found none")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            main(["--ngram-order", str(order), "--text", str(corpus), "--lm", str(partial)])
+            _add_unknown(partial)
+            partial.replace(path)
+        except (ArithmeticError, ValueError, KeyError, AssertionError) as error:
+            raise LanguageModelError(
+                f"{n_units} units are too few for {order}-grams ({error}): take a lower order, or more text"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+    return n_units

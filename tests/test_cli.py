@@ -25,7 +25,7 @@ from sru_asr.windows import window_of
 # What a process prints waits in a buffer until it is flushed.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 RECIPES = Path(__file__).parents[1] / "recipes"
-COMMANDS = ["transcribe", "stream", "evaluate", "serve", "info"]
+COMMANDS = ["transcribe", "stream", "evaluate", "serve", "info", "lm"]
 
 
 @pytest.fixture(scope="module")
@@ -409,6 +409,55 @@ def test_devices_that_are_not_there(capsys, monkeypatch, folder, options, messag
     assert (status, output, error) == (2, [], f"sru-asr: {message}\n")
 
 
+def test_hotwords_a_lexicon_and_alternatives(capsys, folder, said, tmp_path):
+    words = said["c.wav"].text.split()
+    (tmp_path / "lexicon").write_text(" ".join(words[:-1]) + " ZZ")
+    (tmp_path / "hot").write_text(f"ZZ\t0\n{words[0]}\t3\n")
+    status, output, _ = run(capsys, "transcribe", "--model", ".", "--format", "json", "--n-best", 5, "c.wav")
+    found = json.loads(output[0])
+    assert status == 0
+    assert len({one["text"] for one in found["alternatives"]}) == 5
+    assert found["alternatives"][0]["text"] == found["text"]
+    status, output, _ = run(
+        capsys,
+        *("transcribe", "--model", ".", "--lexicon", tmp_path / "lexicon", "--hotwords", tmp_path / "hot", "c.wav"),
+    )
+    assert status == 0
+    assert set(output[0].split()) <= {*words, "ZZ"}
+    for option, message in (("--hotwords", "cannot be read as text"), ("--lexicon", "cannot be read as text")):
+        status, _, error = run(capsys, "transcribe", "--model", ".", option, tmp_path / "none", "c.wav")
+        assert (status, message in error) == (2, True)
+    status, _, error = run(capsys, "transcribe", "--model", ".", "--n-best", 5, "c.wav")
+    assert (status, "--format json" in error) == (2, True)
+    status, _, error = run(capsys, "transcribe", "--model", ".", "--beam", 0, "c.wav")
+    assert (status, "width of at least 1" in error) == (2, True)
+
+
+def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_path):
+    pytest.importorskip("kenlm")
+    pytest.importorskip("kaldingram")
+    (tmp_path / "texts.txt").write_text("once upon a time\nThe end.\n" * 5)
+    manifest = write_manifest(folder, *ENTRIES)
+    arpa = tmp_path / "lm.arpa"
+    status, output, _ = run(capsys, "lm", "train", "--order", 2, tmp_path / "texts.txt", manifest, "--output", arpa)
+    assert (status, output[0].startswith(f"{arpa}: 2-grams of ")) == (0, True)
+    assert "ONCE UPON" in arpa.read_text()
+    status, output, _ = run(
+        capsys, *("lm", "tune", "--model", ".", "--lm", arpa, "--manifest", manifest, "--json", tmp_path / "t.json")
+    )
+    assert (status, output[-1].startswith("best: --lm-weight ")) == (0, True)
+    settings = json.loads((tmp_path / "t.json").read_text())
+    errors = [sum(one["words"][name] for name in ("substitutions", "deletions", "insertions")) for one in settings]
+    assert errors == sorted(errors)
+    assert len(errors) == 42
+    status, output, _ = run(capsys, "transcribe", "--model", ".", "--lm", arpa, "--lm-weight", 2, "a.wav")
+    assert (status, len(output)) == (0, 1)
+    status, _, error = run(capsys, "lm", "tune", "--model", ".", "--manifest", manifest)
+    assert (status, "expected --lm FILE" in error) == (2, True)
+    status, _, error = run(capsys, "lm", "train", tmp_path / "none", "--output", arpa)
+    assert (status, "cannot be read as text" in error) == (2, True)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_that_parse(capsys, command):
     status, output, _ = run(capsys, command, "--help")
@@ -417,7 +466,7 @@ def test_help_has_examples_that_parse(capsys, command):
     assert examples
     for example in examples:
         args = cli._parser().parse_args(example.split(" > ")[0].split())
-        assert args.run.__name__ == f"_{command}"
+        assert args.run.__module__ == f"sru_asr.commands.{command}"
 
 
 def test_help_needs_no_torch():

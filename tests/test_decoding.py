@@ -13,7 +13,7 @@ from sru_asr.decoding import Decoding, read_decoding
 from sru_asr.hotwords import HotwordError, Hotwords, read_hotwords
 from sru_asr.lexicon import Lexicon, LexiconError, read_lexicon
 from sru_asr.live import Live
-from sru_asr.lm import LanguageModelError, Ngram
+from sru_asr.lm import SPACE, LanguageModelError, Ngram, train_ngram
 from sru_asr.model import ModelConfig, Recognizer
 from sru_asr.scorer import Scorer
 from sru_asr.text import CharTokenizer
@@ -146,6 +146,35 @@ def test_an_arpa_file_is_read(tmp_path):
     assert value == pytest.approx((-0.2 - 1.0) * math.log(10))
     assert ngram.end(unknown) == pytest.approx(-0.5 * math.log(10))
     assert ngram.score(ngram.start(), "YES")[0] == pytest.approx(-0.1 * math.log(10))  # states stay as they were
+
+
+@pytest.mark.parametrize("unit", ["word", "character"])
+def test_what_is_trained_is_a_distribution(tmp_path, unit):
+    """Over what follows the start: all units and the end, but for the word that stands for all others."""
+    pytest.importorskip("kenlm")
+    pytest.importorskip("kaldingram")
+    texts = ["YES NO YES", "NO NO", "", "MAYBE YES"] * 3 + ["YES"]
+    path = tmp_path / "lm.arpa"
+    n_units = train_ngram(texts, path, 2, unit)
+    assert n_units == (22 if unit == "word" else sum(map(len, texts)))
+    ngram = Ngram(path, unit)
+    units = {"YES", "NO", "MAYBE"} if unit == "word" else {*"YESNOMAB", SPACE}
+    for before in ([], ["NO" if unit == "word" else "N"]):
+        state = ngram.start()
+        for one in before:
+            _, state = ngram.score(state, one)
+        total = sum(math.exp(ngram.score(state, one)[0]) for one in units) + math.exp(ngram.end(state))
+        assert total == pytest.approx(1, abs=1e-3)
+        assert ngram.score(state, "\u00c9")[0] == pytest.approx(math.log(1e-5), abs=3)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_trained(tmp_path):
+    pytest.importorskip("kaldingram")
+    for texts, order, match in (([], 2, "found none"), (["A"], 9, "order of 1 to 5")):
+        with pytest.raises(LanguageModelError, match=match):
+            train_ngram(texts, tmp_path / "lm.arpa", order)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"\\data\\\nngram 1=2\n", bytes(range(256)) * 40])

@@ -22,7 +22,7 @@ LAYERS = [
     *("stream",),
     *("transcribe", "live"),
     *("model",),
-    *("evaluation",),
+    *("evaluation", "tuning"),
     *("task", "average"),
     *("recipe",),
     *("serve",),

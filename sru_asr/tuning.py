@@ -1,0 +1,97 @@
+"""How much a language model should count, by what it does to word error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from lhotse import CutSet
+from torch import Tensor
+
+from sru_asr.audio import AudioError
+from sru_asr.beam import BeamSearch
+from sru_asr.data import load_waveform
+from sru_asr.features import WINDOW_SAMPLES
+from sru_asr.metrics import ErrorCounts, word_errors
+from sru_asr.scorer import Scorer
+from sru_asr.text import normalize
+
+if TYPE_CHECKING:
+    from sru_asr.model import Recognizer
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a language model counts, and the word errors with it."""
+
+    lm_weight: float
+    word_bonus: float
+    words: ErrorCounts
+
+
+def hear(
+    model: Recognizer, cuts: CutSet, most_seconds: float, progress: Callable[[Iterable[int], int], Iterable[int]]
+) -> list[tuple[str, Tensor]]:
+    """Texts of utterances, normalised, with their log-probabilities at full context, of those that can be read.
+
+    Args:
+        model: in evaluation mode.
+        cuts: with one supervision each.
+        most_seconds: of audio; later utterances are left out.
+        progress: wraps numbers of utterances, given how many there are.
+    """
+    heard, seconds = [], 0.0
+    some = list(cuts)
+    for number in progress(range(len(some)), len(some)):
+        cut = some[number]
+        seconds += cut.duration
+        if seconds > most_seconds:
+            break
+        try:
+            waveform = load_waveform(cut)
+        except AudioError:
+            continue
+        if len(waveform) >= WINDOW_SAMPLES:
+            with torch.inference_mode():
+                lengths = torch.tensor([len(waveform)], device=model.device)
+                log_probs, _ = model(waveform[None].to(model.device), lengths)
+            heard.append((normalize(cut.supervisions[0].text or ""), log_probs[0].cpu()))
+    return heard
+
+
+def tune(
+    model: Recognizer,
+    heard: Sequence[tuple[str, Tensor]],
+    scorer: Scorer,
+    width: int,
+    progress: Callable[[Iterable[int], int], Iterable[int]],
+) -> list[Setting]:
+    """Search with every weight and bonus.
+
+    Args:
+        model: whose tokens they are.
+        heard: of `hear`.
+        scorer: whose weight and bonus are varied.
+        width: of the search.
+        progress: as `hear` has it.
+
+    Returns:
+        All settings, the one with the fewest errors first; of several the one with the smallest weight.
+    """
+    pairs = [(weight, bonus) for weight in WEIGHTS for bonus in BONUSES]
+    found = []
+    for number in progress(range(len(pairs)), len(pairs)):
+        weight, bonus = pairs[number]
+        varied = Scorer(scorer.lm, weight, bonus, scorer.lexicon, scorer.hotwords)
+        counts = ErrorCounts()
+        for text, log_probs in heard:
+            search = BeamSearch(varied, model.tokenizer.pieces, width)
+            search.push(log_probs)
+            counts += word_errors(text, normalize(model.tokenizer.decode(search.end()[0].path.tokens)))
+        found.append(Setting(weight, bonus, counts))
+    return sorted(found, key=lambda setting: (setting.words.errors, setting.lm_weight, setting.word_bonus))
