@@ -23,14 +23,15 @@ FORGET_FRAMES = 64
 class _Prefix:
     """Tokens, as the last one and the prefix before it. There is one object for each sequence."""
 
-    __slots__ = ("after", "before", "context", "frame", "loudest", "piece_value", "token")
+    __slots__ = ("after", "before", "confidence", "context", "frame", "loudest", "token", "value")
 
     def __init__(self, before: _Prefix | None, token: int, context: Context, value: float) -> None:
         self.before = before
         self.token = token
         self.context = context
-        self.piece_value = value
+        self.value = value  # of its text
         self.frame = 0
+        self.confidence = 0.0
         self.loudest = -math.inf  # how likely its last token was in the frame where it is said to be
         self.after: dict[int, _Prefix | None] = {}  # None: the scorer has no such text
 
@@ -125,11 +126,11 @@ class BeamSearch:
                 if said == -math.inf:
                     continue
                 if said > after.loudest:
-                    after.loudest, after.frame = said, self.n_frames
+                    after.loudest, after.frame, after.confidence = said, self.n_frames, min(math.exp(value), 1.0)
                 grown = beam.setdefault(after, [-math.inf, -math.inf])
                 grown[1] = _add(grown[1], said)
         self.n_frames += 1
-        scored = [(_add(*logs) + prefix.piece_value, prefix, logs) for prefix, logs in beam.items()]
+        scored = [(_add(*logs) + prefix.value, prefix, logs) for prefix, logs in beam.items()]
         if len(scored) > self._width:
             scored.sort(key=lambda one: -one[0])
             del scored[self._width :]
@@ -160,7 +161,7 @@ class BeamSearch:
         return _path(prefix, _add(*self._beam[prefix]))
 
     def _best(self) -> _Prefix:
-        return max(self._beam, key=lambda prefix: _add(*self._beam[prefix]) + prefix.piece_value)
+        return max(self._beam, key=lambda prefix: _add(*self._beam[prefix]) + prefix.value)
 
     def forget(self, n_tokens: int) -> None:
         """See `Decoder`. Hypotheses that begin otherwise are dropped with them."""
@@ -206,9 +207,11 @@ def _beginning(prefix: _Prefix, n_tokens: int) -> _Prefix | None:
 def _path(prefix: _Prefix, score: float) -> Path:
     tokens: list[int] = []
     frames: list[int] = []
+    confidences: list[float] = []
     while prefix.before is not None:
         tokens.append(prefix.token)
         # A prefix that has been gone on from may become likelier later, and its last token with it.
         frames.append(min(prefix.frame, frames[-1] - 1) if frames else prefix.frame)
+        confidences.append(prefix.confidence)
         prefix = prefix.before
-    return Path(tokens[::-1], frames[::-1], score)
+    return Path(tokens[::-1], frames[::-1], confidences[::-1], score)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from sru_asr.text import BLANK
@@ -17,11 +17,13 @@ class Path(NamedTuple):
     Attributes:
         tokens: token ids, blanks and repeats removed.
         frames: the frame at which each token was first emitted.
+        confidences: of each token, how likely it was in the frame that is surest of it, 0 to 1.
         score: natural log of the path's probability.
     """
 
     tokens: list[int]
     frames: list[int]
+    confidences: list[float]
     score: float
 
 
@@ -76,29 +78,12 @@ def greedy(log_probs: Tensor, lengths: Tensor) -> list[Path]:
     Returns:
         One path per utterance.
     """
-    scores, ids = log_probs.max(-1)
-    return collapse(scores, ids, lengths)
-
-
-def collapse(scores: Tensor, ids: Tensor, lengths: Tensor) -> list[Path]:
-    """Merge the repeats and drop the blanks of one token per frame.
-
-    Args:
-        scores: (batch, frames), natural log of each token's probability.
-        ids: (batch, frames) int64, tokens, the blank among them.
-        lengths: (batch,) int64, frames.
-
-    Returns:
-        One path per utterance.
-    """
-    changed = torch.ones_like(ids, dtype=torch.bool)
-    changed[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    keep = changed & (ids != BLANK)
     paths = []
-    rows = zip(scores.cpu(), ids.cpu(), keep.cpu(), lengths.tolist(), strict=True)
-    for row_scores, row_ids, row_keep, length in rows:
-        frames = row_keep[:length].nonzero().flatten()
-        paths.append(Path(row_ids[frames].tolist(), frames.tolist(), float(row_scores[:length].sum())))
+    for scores, ids, length in zip(*(best.tolist() for best in log_probs.max(-1)), lengths.tolist(), strict=True):
+        decoder = Greedy()
+        for token, score in zip(ids[:length], scores[:length], strict=True):
+            decoder.take(token, score)
+        paths.append(decoder.path)
     return paths
 
 
@@ -111,7 +96,7 @@ class Greedy:
     """
 
     def __init__(self) -> None:
-        self.path = Path([], [], 0.0)
+        self.path = Path([], [], [], 0.0)
         self.n_frames = 0
         self._last = BLANK
 
@@ -119,7 +104,7 @@ class Greedy:
         """See `Decoder`."""
         scores, ids = log_probs.max(-1)
         for token, score in zip(ids.tolist(), scores.tolist(), strict=True):
-            self._step(token, score)
+            self.take(token, score)
             yield
 
     def push(self, log_probs: Tensor) -> None:
@@ -133,17 +118,22 @@ class Greedy:
 
     def restart(self) -> None:
         """See `Decoder`."""
-        self.path = Path([], [], 0.0)
+        self.path = Path([], [], [], 0.0)
 
-    def _step(self, token: int, score: float) -> None:
-        tokens, frames, total = self.path
+    def take(self, token: int, score: float) -> None:
+        """Take in the best token of the next frame and the log of its probability."""
+        tokens, frames, confidences, total = self.path
         if token not in (BLANK, self._last):
             tokens.append(token)
             frames.append(self.n_frames)
+            confidences.append(min(math.exp(score), 1.0))
+        elif token != BLANK and tokens:  # of one that has been written down meanwhile there is nothing to say any more
+            confidences[-1] = max(confidences[-1], min(math.exp(score), 1.0))
         self._last = token
         self.n_frames += 1
-        self.path = Path(tokens, frames, total + score)
+        self.path = Path(tokens, frames, confidences, total + score)
 
     def forget(self, n_tokens: int) -> None:
         """See `Decoder`."""
-        self.path = Path(self.path.tokens[n_tokens:], self.path.frames[n_tokens:], 0.0)
+        tokens, frames, confidences, _ = self.path
+        self.path = Path(tokens[n_tokens:], frames[n_tokens:], confidences[n_tokens:], 0.0)

@@ -138,7 +138,7 @@ class Live:
     def _ended(self) -> list[Caption]:
         """The final caption, if the utterance is over, or too long."""
         path = self._decoder.path
-        tokens, frames, _ = path
+        tokens, frames = path.tokens, path.frames
         if not tokens:
             return []
         since = frames[-1]
@@ -168,7 +168,7 @@ class Live:
         seconds = self._decoder.n_frames / model.frames_per_second
         if stream.finished:
             seconds = min(seconds, stream.samples / SAMPLE_RATE)
-        return words_of(path.tokens, path.frames, model.tokenizer, model.frames_per_second, seconds)
+        return words_of(path, model.tokenizer, model.frames_per_second, seconds)
 
 
 def hear(lives: Sequence[Live], waveforms: Sequence[Tensor]) -> None:

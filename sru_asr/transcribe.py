@@ -103,7 +103,7 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: 
     texts = [" ".join(model.tokenizer.decode(one.path.tokens).split()) for one in found]
     return Transcript(
         text=texts[0],
-        words=words_of(path.tokens, path.frames, model.tokenizer, rate, samples / SAMPLE_RATE),
+        words=words_of(path, model.tokenizer, rate, samples / SAMPLE_RATE),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from sru_asr.decode import Path
 from sru_asr.text import Tokenizer
 
 # CTC emits a token somewhere within what it stands for, which of a word that is one token is a frame: a while after it
@@ -19,26 +20,29 @@ PAUSE_SECONDS = 0.5
 
 
 class Word(NamedTuple):
-    """A word and about when it was said, in seconds from the start. Words do not overlap."""
+    """A word and about when it was said, in seconds from the start. Words do not overlap.
+
+    The confidence, 0 to 1, is the product of those of its tokens: about the share of such words that are right, where
+    the model has been trained on such speech (docs/log.md has its calibration), and too high elsewhere.
+    """
 
     text: str
     start: float
     end: float
+    confidence: float = 1.0
 
 
-def words_of(
-    tokens: Sequence[int], frames: Sequence[int], tokenizer: Tokenizer, rate: float, seconds: float = math.inf
-) -> list[Word]:
+def words_of(path: Path, tokenizer: Tokenizer, rate: float, seconds: float = math.inf) -> list[Word]:
     """The words of a decoded path. Each lasts until the next one begins, but no longer than words do.
 
     Args:
-        tokens: without blanks.
-        frames: of each token, the one in which it was first emitted.
+        path: its tokens, without blanks, their frames and confidences.
         tokenizer: theirs.
         rate: frames per second.
         seconds: length of the audio, behind which no word goes on.
     """
-    spans = word_spans(tokens, tokenizer)
+    spans = word_spans(path.tokens, tokenizer)
+    frames = path.frames
     emitted = [(frames[first] / rate, (frames[last] + 1) / rate) for _, first, last in spans]
     starts, earliest = [], 0.0
     for first, last in emitted:
@@ -46,8 +50,15 @@ def words_of(
         earliest = last
     starts.append(max(seconds, earliest))
     return [
-        Word(text, round(start, 3), round(min(last + TAIL_SECONDS, end), 3))
-        for (text, _, _), (start, end), (_, last) in zip(spans, pairwise(starts), emitted, strict=True)
+        Word(
+            text,
+            round(start, 3),
+            round(min(last + TAIL_SECONDS, end), 3),
+            round(math.prod(path.confidences[first_token : last_token + 1]), 3),
+        )
+        for (text, first_token, last_token), (start, end), (_, last) in zip(
+            spans, pairwise(starts), emitted, strict=True
+        )
     ]
 
 

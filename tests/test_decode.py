@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sru_asr.decode import Greedy, Path, collapse, greedy
+from sru_asr.decode import Greedy, Path, greedy
 from sru_asr.text import BLANK
 
 VOCAB = 4
@@ -78,8 +78,8 @@ def test_the_score_is_the_log_of_the_paths_probability():
 
 
 def test_no_frames_are_an_empty_path_of_probability_one():
-    assert greedy(torch.zeros(2, 0, VOCAB), torch.tensor([0, 0])) == [Path([], [], 0.0)] * 2
-    assert greedy(random_log_probs(1, 5), torch.tensor([0])) == [Path([], [], 0.0)]
+    assert greedy(torch.zeros(2, 0, VOCAB), torch.tensor([0, 0])) == [Path([], [], [], 0.0)] * 2
+    assert greedy(random_log_probs(1, 5), torch.tensor([0])) == [Path([], [], [], 0.0)]
 
 
 def test_a_path_is_of_plain_numbers():
@@ -88,14 +88,10 @@ def test_a_path_is_of_plain_numbers():
     assert type(path.score) is float
 
 
-@settings(deadline=None)
-@given(st.lists(ids, min_size=1, max_size=4), st.integers(0, 12))
-def test_the_best_tokens_of_pieces_are_those_of_the_whole(paths, at):
-    log_probs = saying(paths)
-    lengths = torch.tensor([len(path) for path in paths])
-    pieces = [log_probs[:, :at].max(-1), log_probs[:, at:].max(-1)]
-    scores, tokens = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
-    assert collapse(scores, tokens, lengths) == greedy(log_probs, lengths)
+def test_the_confidence_of_a_token_is_that_of_its_surest_frame():
+    rows = [[0.1, 0.6, 0.3], [0.1, 0.8, 0.1], [0.1, 0.7, 0.2], [0.9, 0.05, 0.05], [0.2, 0.2, 0.6]]
+    (path,) = greedy(torch.tensor([rows]).log(), torch.tensor([5]))
+    torch.testing.assert_close(torch.tensor(path.confidences), torch.tensor([0.8, 0.6]))
 
 
 @settings(deadline=None)
@@ -107,8 +103,8 @@ def test_in_pieces_it_is_the_same(path, cuts, seed):
     for start, stop in zip([0, *edges], [*edges, len(path)], strict=True):
         decoder.push(log_probs[start:stop])
     (expected,) = greedy(log_probs[None], torch.tensor([len(path)]))
-    assert decoder.path[:2] == expected[:2]
+    assert decoder.path[:3] == expected[:3]
     assert abs(decoder.path.score - expected.score) < 1e-4
     assert decoder.n_frames == len(path)
     decoder.forget(1)
-    assert decoder.path == Path(expected.tokens[1:], expected.frames[1:], 0.0)
+    assert decoder.path == Path(*(part[1:] for part in expected[:3]), 0.0)

@@ -124,7 +124,7 @@ def test_the_openai_client_gets_what_the_library_says(server, folder):
     verbose = ask("verbose_json", language="en", timestamp_granularities=["word"])
     assert verbose.text == expected.text
     assert verbose.duration == 3.0
-    assert [(word.word, word.start, word.end) for word in verbose.words] == expected.words
+    assert [(word.word, word.start, word.end) for word in verbose.words] == [word[:3] for word in expected.words]
     assert verbose.segments[0].start == expected.words[0].start
     assert verbose.segments[-1].end == expected.words[-1].end
     assert " ".join(segment.text for segment in verbose.segments) == expected.text

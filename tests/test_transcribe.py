@@ -88,7 +88,7 @@ def test_a_transcript_is_the_best_path(tmp_path):
 
 def test_words_are_parted_by_single_spaces(monkeypatch):
     tokens = CharTokenizer().encode("  SO  IT'S ")
-    monkeypatch.setattr(Greedy, "end", lambda *_: [Hypothesis(Path(tokens, list(range(11)), -1.0), -1.0)])
+    monkeypatch.setattr(Greedy, "end", lambda *_: [Hypothesis(Path(tokens, list(range(11)), [1.0] * 11, -1.0), -1.0)])
     transcript = MODEL.transcribe(torch.zeros(16_000))
     assert transcript.text == "SO IT'S"
     assert transcript.token_seconds == [round(0.04 * i, 3) for i in range(11)]  # of all tokens, spaces too

@@ -5,12 +5,17 @@ from itertools import accumulate, pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sru_asr.decode import Path
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer
 from sru_asr.words import Word, utterances, word_spans, words_of
 
 CHARS = CharTokenizer("AB ")
 A, B, SPACE = 1, 2, 3
 PIECES = SentencePieceTokenizer.train(["FORTY FOUR SIX", "SIXTY SIX FOUR", "ONE TEEN SIXTEEN"] * 20, 30)
+
+
+def path_of(tokens, frames, confidences=None):
+    return Path(tokens, frames, confidences or [1.0] * len(tokens), 0.0)
 
 
 @settings(deadline=None)
@@ -34,14 +39,19 @@ def test_words_of_characters_are_those_of_the_text_without_the_spaces(path):
 
 def test_a_word_lasts_from_before_its_first_token_until_the_next_or_a_while():
     tokens, frames = [SPACE, A, B, SPACE, B, SPACE, A, B], [3, 5, 6, 9, 12, 13, 50, 53]
-    assert words_of(tokens, frames, CHARS, 25.0) == [
+    assert words_of(path_of(tokens, frames), CHARS, 25.0) == [
         Word("AB", 0.12, 0.4),  # where the next begins
         Word("B", 0.4, 0.77),  # 0.25 s behind its last
         Word("AB", 1.92, 2.41),
     ]
-    assert words_of(tokens, frames, CHARS, 25.0, 2.3)[-1] == Word("AB", 1.92, 2.3)
-    assert words_of([A, SPACE, B], [0, 1, 2], CHARS, 25.0) == [Word("A", 0.0, 0.04), Word("B", 0.04, 0.37)]
-    assert words_of([], [], CHARS, 25.0) == []
+    assert words_of(path_of(tokens, frames), CHARS, 25.0, 2.3)[-1] == Word("AB", 1.92, 2.3)
+    assert words_of(path_of([A, SPACE, B], [0, 1, 2]), CHARS, 25.0) == [Word("A", 0.0, 0.04), Word("B", 0.04, 0.37)]
+    assert words_of(path_of([], []), CHARS, 25.0) == []
+
+
+def test_a_word_is_as_sure_as_all_its_tokens():
+    path = path_of([SPACE, A, B, SPACE, B], [0, 1, 2, 3, 4], [0.1, 0.5, 0.8, 0.2, 0.9])
+    assert [word.confidence for word in words_of(path, CHARS, 25.0)] == [0.4, 0.9]
 
 
 def test_an_utterance_ends_with_a_pause():
@@ -55,7 +65,7 @@ def test_an_utterance_ends_with_a_pause():
 def test_words_do_not_overlap_and_hold_their_tokens(path, seconds):
     tokens = [token for token, _ in path]
     frames = list(accumulate(step for _, step in path))
-    spans, words = word_spans(tokens, CHARS), words_of(tokens, frames, CHARS, 25.0, seconds)
+    spans, words = word_spans(tokens, CHARS), words_of(path_of(tokens, frames), CHARS, 25.0, seconds)
     for (text, first, last), word in zip(spans, words, strict=True):
         assert word.text == text
         assert 0 <= word.start <= frames[first] / 25
