@@ -17,17 +17,24 @@ from sru_asr.data import load_waveform
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.manifest import file_of, place
-from sru_asr.metrics import ErrorCounts, by_group, char_errors, total, word_errors
+from sru_asr.metrics import ErrorCounts, by_group, char_errors, right_words, total, word_errors
 from sru_asr.model import Recognizer
 from sru_asr.text import normalize
 from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, Transcript, transcribe
+from sru_asr.uncertainty import Calibration, Interval, calibration, interval
+from sru_asr.words import Word, words_of
 
+# The form in which texts are compared; another one would get another name.
+SCORING = "sru_asr.text.normalize, version 1"
 Numbered = tuple[int, Cut]  # a cut and its place in the manifest
 
 
 @dataclass(frozen=True)
 class Result:
-    """One utterance: `reference` and `hypothesis` as they were compared, and the errors between them."""
+    """One utterance: `reference` and `hypothesis` as they were compared, and the errors between them.
+
+    `confidences` are those of the hypothesis's words, if comparing has left them one by one.
+    """
 
     id: str
     speaker: str
@@ -36,6 +43,7 @@ class Result:
     hypothesis: str
     words: ErrorCounts
     characters: ErrorCounts
+    confidences: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,37 @@ class Evaluation:
         """Word errors of each speaker."""
         return by_group((result.speaker, result.words) for result in self.results)
 
+    @property
+    def wer_interval(self) -> Interval | None:
+        """Of the WER, as if other utterances of these speakers had been recorded."""
+        return interval([result.words for result in self.results])
+
+    @property
+    def wer_interval_by_speaker(self) -> Interval | None:
+        """Of the WER, as if others had spoken; None where speakers are not named."""
+        speakers = self.speakers
+        return None if "" in speakers else interval(list(speakers.values()))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of the confidences of words; None where there are none."""
+        sure, right = [], []
+        for result in self.results:
+            if result.confidences:
+                sure += result.confidences
+                right += right_words(result.reference, result.hypothesis)
+        return calibration(sure, right)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `wer` and `cer` are fractions."""
+        found = self.calibration
         return {
             "wer": self.words.to_dict()["rate"],
             "cer": self.characters.to_dict()["rate"],
+            "wer_interval": self.wer_interval,
+            "wer_interval_by_speaker": self.wer_interval_by_speaker,
+            "calibration": None if found is None else found.to_dict(),
+            "scoring": SCORING,
             "utterances": len(self.results),
             "seconds": round(sum(result.seconds for result in self.results), 3),
             "words": self.words.to_dict(),
@@ -79,13 +113,14 @@ class Evaluation:
                     "reference": result.reference,
                     "hypothesis": result.hypothesis,
                     "words": result.words.to_dict(),
+                    "confidences": result.confidences,
                 }
                 for result in self.results
             ],
         }
 
     def summary(self) -> str:
-        """Two lines: WER and CER with their counts."""
+        """WER and CER with their counts; below, how far they and the confidences can be trusted."""
         lines = []
         for name, units, counts in (("WER", "words", self.words), ("CER", "characters", self.characters)):
             lines.append(
@@ -93,6 +128,15 @@ class Evaluation:
                 f"{counts.hits} hits, {counts.substitutions} substitutions, {counts.deletions} deletions, "
                 f"{counts.insertions} insertions"
             )
+        sure = [
+            f"{100 * found.low:.2f} to {100 * found.high:.2f} % by {of}"
+            for of, found in (("utterance", self.wer_interval), ("speaker", self.wer_interval_by_speaker))
+            if found is not None
+        ]
+        if sure:
+            lines.append(f"95 % interval of the WER: {'; '.join(sure)} (bootstrap)")
+        if (found := self.calibration) is not None:
+            lines.append(f"confidences of words are off by {found.error:.3f} (expected calibration error)")
         return "\n".join(lines)
 
 
@@ -130,17 +174,17 @@ def evaluate(
             try:
                 if chunk == 0 and cut.duration > LONGEST_WHOLE_SECONDS:
                     transcript = _transcribe(model, cut, decoding)
-                    results[i] = _compare(cut, transcript.seconds, transcript.text)
+                    results[i] = _compare(cut, transcript.seconds, transcript.words)
                 else:
                     waveforms[i] = _load(cut)
             except AudioError as error:
                 faults[i] = str(error)
         if waveforms:
             found = _recognise(model, list(waveforms.values()), chunk, lookahead, decoding)
-            texts = dict(zip(waveforms, found, strict=True))
+            heard = dict(zip(waveforms, found, strict=True))
             for i, cut in batch:
-                if i in texts:
-                    results[i] = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, texts[i])
+                if i in heard:
+                    results[i] = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, heard[i])
     return Evaluation([results[i] for i in sorted(results)], [faults[i] for i in sorted(faults)])
 
 
@@ -171,23 +215,26 @@ def _transcribe(model: Recognizer, cut: Cut, decoding: Decoding) -> Transcript:
         raise AudioError(f"{place(cut)}: {error}") from error
 
 
-def _recognise(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int, decoding: Decoding) -> list[str]:
+def _recognise(
+    model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int, decoding: Decoding
+) -> list[list[Word]]:
     with torch.inference_mode():
         lengths = torch.tensor([len(waveform) for waveform in waveforms], device=model.device)
         log_probs, lengths = model(
             pad_sequence(waveforms, batch_first=True).to(model.device), lengths, chunk, lookahead
         )
-        texts = []
+        heard = []
         for rows, n_frames in zip(log_probs, lengths.tolist(), strict=True):
             decoder = decoding.decoder(model.tokenizer.pieces)
             decoder.push(rows[:n_frames])
-            texts.append(model.tokenizer.decode(decoder.end()[0].path.tokens))
-        return texts
+            heard.append(words_of(decoder.end()[0].path, model.tokenizer, model.frames_per_second))
+        return heard
 
 
-def _compare(cut: Cut, seconds: float, hypothesis: str) -> Result:
+def _compare(cut: Cut, seconds: float, words: list[Word]) -> Result:
     supervision = cut.supervisions[0]
-    reference, hypothesis = normalize(supervision.text or ""), normalize(hypothesis)
+    reference, hypothesis = normalize(supervision.text or ""), normalize(" ".join(word.text for word in words))
+    confidences = [word.confidence for word in words]
     return Result(
         id=cut.id,
         speaker=supervision.speaker or "",
@@ -196,4 +243,5 @@ def _compare(cut: Cut, seconds: float, hypothesis: str) -> Result:
         hypothesis=hypothesis,
         words=word_errors(reference, hypothesis),
         characters=char_errors(reference, hypothesis),
+        confidences=confidences if len(confidences) == len(hypothesis.split()) else [],
     )

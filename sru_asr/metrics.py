@@ -78,6 +78,15 @@ def align_words(reference: str, hypothesis: str) -> str:
     return "\n".join(line.rstrip() for line in lines.rstrip("\n").split("\n"))
 
 
+def right_words(reference: str, hypothesis: str) -> list[bool]:
+    """Of each word of the hypothesis, whether it is matched with the same one of the reference."""
+    right = [False] * len(hypothesis.split())
+    for chunk in _align(reference, hypothesis).alignments[0]:
+        if chunk.type == "equal":
+            right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return right
+
+
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     """The sum, all zeros for no counts."""
     return sum(counts, ErrorCounts())

@@ -206,7 +206,7 @@ def test_evaluate_prints_rates_and_nothing_else(capsys, tmp_path, folder):
     manifest = write_manifest(tmp_path, *ENTRIES)  # in another folder than this one
     status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest)
     assert (status, error) == (0, "")
-    wer, cer = output
+    wer, cer, *_ = output
     assert wer.startswith("WER ")
     assert "3 words in 3 utterances" in wer
     assert cer.startswith("CER ")
@@ -282,9 +282,9 @@ def test_alignments_of_all_utterances_or_of_those_with_errors(capsys, folder, sa
     assert some[0] == "b.wav  2 of 2 words wrong"
     assert some[1].split() == ["REF:", "B", "THREE"]
     assert some[2].startswith("HYP: ")
-    assert some[-2:] == none
+    assert some[-4:] == none
     assert f"a.wav  0 of {len(said['a.wav'].text.split())} words wrong" in every
-    assert len(every) > len(some) > len(none) == 2
+    assert len(every) > len(some) > len(none) == 4
 
 
 def test_speakers_are_listed_worst_first(capsys, folder, said):
@@ -339,7 +339,7 @@ def test_json_that_turns_out_not_to_be_writable(capsys, folder):
     manifest = write_manifest(folder, *ENTRIES)
     status, output, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", "/dev/full")
     assert status == 2
-    assert len(output) == 2  # the figures are there
+    assert len(output) == 4  # the figures are there
     assert error == "sru-asr: --json: /dev/full cannot be written: No space left on device\n"
 
 
@@ -431,6 +431,25 @@ def test_hotwords_a_lexicon_and_alternatives(capsys, folder, said, tmp_path):
     assert (status, "--format json" in error) == (2, True)
     status, _, error = run(capsys, "transcribe", "--model", ".", "--beam", 0, "c.wav")
     assert (status, "width of at least 1" in error) == (2, True)
+
+
+def test_two_systems_are_compared(capsys, folder, said, tmp_path):
+    right = [{"audio": f"{name}.wav", "text": said[f"{name}.wav"].text} for name in "abc"]
+    manifest, out = write_manifest(folder, *right), tmp_path / "full.json"
+    assert run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", out)[0] == 0
+    found = json.loads(out.read_text())
+    assert found["wer_interval"] == [0.0, 0.0]
+    assert found["calibration"]["bins"]
+    status, output, _ = run(
+        capsys, "evaluate", "--model", ".", "--manifest", manifest, "--latency", 80, "--compare", out
+    )
+    assert (status, output[-1].startswith(f"against {out}, 3 utterances that both have: +")) == (0, True)
+    for content in ("", "[]", '{"results": [{"id": 1}]}'):
+        (tmp_path / "other.json").write_text(content)
+        status, _, error = run(
+            capsys, "evaluate", "--model", ".", "--manifest", manifest, "--compare", tmp_path / "other.json"
+        )
+        assert (status, "is not what evaluate --json writes" in error) == (2, True)
 
 
 def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_path):

@@ -209,11 +209,18 @@ def test_the_json_has_rates_as_fractions_and_counts(cuts, stub):
         "reference": "ONE TWO THREE",
         "hypothesis": "ONE TOO",
         "words": WORDS[1].to_dict(),
+        "confidences": found["results"][1]["confidences"],
     }
+    assert len(found["results"][1]["confidences"]) == 2
+    assert found["scoring"].endswith("version 1")
+    low, high = found["wer_interval"]
+    assert 0 <= low <= 5 / 8 <= high
 
 
 def test_the_summary_has_both_rates_and_what_they_are_of(cuts, stub):
-    wer, cer = evaluate(stub, cuts).summary().split("\n")
+    wer, cer, sure, calibrated = evaluate(stub, cuts).summary().split("\n")
+    assert "by utterance" in sure
+    assert "calibration error" in calibrated
     assert wer == ("WER  62.50 %   8 words in 4 utterances: 4 hits, 2 substitutions, 2 deletions, 1 insertions")
     assert cer == ("CER  37.14 %   35 characters in 4 utterances: 25 hits, 2 substitutions, 8 deletions, 3 insertions")
 

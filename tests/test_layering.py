@@ -14,7 +14,7 @@ LAYERS = [
     *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus", "voice"),
     *("hotwords", "lexicon", "lm", "precision"),
     *("augment", "decode", "features", "manifest", "source", "words"),
-    *("subtitles", "scorer"),
+    *("subtitles", "scorer", "uncertainty"),
     *("beam",),
     *("decoding",),
     *("sru", "data", "warp", "muon"),

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sru_asr.commands.options import (
     OK,
@@ -20,7 +20,12 @@ from sru_asr.commands.options import (
     progress,
 )
 
+if TYPE_CHECKING:
+    from sru_asr.evaluation import Evaluation
+    from sru_asr.metrics import ErrorCounts
+
 MOST_FAULTS = 5
+MOST_BYTES = 1 << 30
 
 
 def add(commands: Any) -> None:
@@ -56,6 +61,12 @@ def add(commands: Any) -> None:
         metavar="MS",
         help="recognise through windows of so many milliseconds, as live recognition does (default: full context)",
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="what --json has written of another system on the same manifest: is the difference more than chance?",
+    )
     parser.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
 
 
@@ -65,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
     if args.json is not None and args.json.is_dir():
         raise CommandError(f"--json: {args.json} is a folder, expected the name of a file to write")
+    other = None if args.compare is None else _results(args.compare)
     decoding = decoding_of(args)
     model = load(args)
     from sru_asr.evaluation import evaluate
@@ -100,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     if not evaluation.results:
         raise CommandError(f"{args.manifest}: no utterance could be evaluated")
     print(evaluation.summary())
+    if other is not None:
+        print(_compared(evaluation, other, args.compare))
     if args.json is not None:
         try:
             args.json.write_text(
@@ -123,3 +137,35 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise CommandError(f"--json: {args.json} cannot be written: {error.strerror}") from error
     return SOME_FAILED if evaluation.faults else OK
+
+
+def _results(path: Path) -> dict[str, tuple[str, ErrorCounts]]:
+    """References and word errors by utterance, of a file that --json has written."""
+    from sru_asr.metrics import ErrorCounts
+
+    names = ("hits", "substitutions", "deletions", "insertions")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise CommandError(f"--compare: {path} has more than {MOST_BYTES} bytes")
+        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        return {
+            str(result["id"]): (str(result["reference"]), ErrorCounts(*(int(result["words"][name]) for name in names)))
+            for result in results
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CommandError(f"--compare: {path} is not what evaluate --json writes: {error!r}") from error
+
+
+def _compared(evaluation: Evaluation, other: dict[str, tuple[str, ErrorCounts]], path: Path) -> str:
+    from sru_asr.uncertainty import difference
+
+    both = [result for result in evaluation.results if other.get(result.id, ("",))[0] == result.reference]
+    try:
+        found = difference([other[result.id][1] for result in both], [result.words for result in both])
+    except ValueError as error:
+        raise CommandError(f"--compare: {path}: {error}") from error
+    low, high = found.interval
+    return (
+        f"against {path}, {len(both)} utterances that both have: {100 * found.rate:+.2f} points of WER, 95 % interval "
+        f"{100 * low:+.2f} to {100 * high:+.2f}; fewer errors in {100 * found.better:.0f} % of the bootstrap's samples"
+    )
