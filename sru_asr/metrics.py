@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 
 import jiwer
 
@@ -85,6 +86,19 @@ def right_words(reference: str, hypothesis: str) -> list[bool]:
         if chunk.type == "equal":
             right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
     return right
+
+
+def pair_words(reference: str, hypothesis: str) -> list[tuple[str, str]]:
+    """What was said with what was heard of it, word by word; an empty text where there is none."""
+    output = _align(reference, hypothesis)
+    said, heard = output.references[0], output.hypotheses[0]
+    return [
+        pair
+        for chunk in output.alignments[0]
+        for pair in zip_longest(
+            said[chunk.ref_start_idx : chunk.ref_end_idx], heard[chunk.hyp_start_idx : chunk.hyp_end_idx], fillvalue=""
+        )
+    ]
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:

@@ -23,6 +23,7 @@ LAYERS = [
     *("transcribe", "live"),
     *("model",),
     *("evaluation", "tuning"),
+    *("report",),
     *("task", "average"),
     *("recipe",),
     *("serve",),

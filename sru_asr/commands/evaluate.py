@@ -38,7 +38,8 @@ def add(commands: Any) -> None:
         "A manifest is a .jsonl or .jsonl.gz file: Lhotse cuts, or objects with `audio` (relative to the manifest),\n"
         "`text` and optionally `speaker` and `id`. Entries that cannot be used are named on standard error.\n"
         "exit status: 0 all entries evaluated, 1 some, 2 none\n"
-        "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json",
+        "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json\n"
+        "example: sru-asr evaluate --manifest mine.jsonl --latency 320 --html report.html",
     )
     add_model(parser)
     add_decoding(parser)
@@ -62,6 +63,12 @@ def add(commands: Any) -> None:
         help="recognise through windows of so many milliseconds, as live recognition does (default: full context)",
     )
     parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page there: rates by speaker and length, confidences, what is confused, the worst utterances",
+    )
+    parser.add_argument(
         "--compare",
         type=Path,
         metavar="FILE",
@@ -72,10 +79,11 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    if args.json is not None and not args.json.parent.is_dir():
-        raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
-    if args.json is not None and args.json.is_dir():
-        raise CommandError(f"--json: {args.json} is a folder, expected the name of a file to write")
+    for option, path in (("--json", args.json), ("--html", args.html)):
+        if path is not None and not path.parent.is_dir():
+            raise CommandError(f"{option}: there is no folder {path.parent} to write {path.name} into")
+        if path is not None and path.is_dir():
+            raise CommandError(f"{option}: {path} is a folder, expected the name of a file to write")
     other = None if args.compare is None else _results(args.compare)
     decoding = decoding_of(args)
     model = load(args)
@@ -114,29 +122,33 @@ def run(args: argparse.Namespace) -> int:
     print(evaluation.summary())
     if other is not None:
         print(_compared(evaluation, other, args.compare))
+    settings = {
+        "precision": args.precision,
+        "device": args.device,
+        "latency_ms": args.latency,
+        "chunk": window[0],
+        "lookahead": window[1],
+    }
     if args.json is not None:
-        try:
-            args.json.write_text(
-                json.dumps(
-                    {
-                        "precision": args.precision,
-                        "device": args.device,
-                        "latency_ms": args.latency,
-                        "chunk": window[0],
-                        "lookahead": window[1],
-                        **evaluation.to_dict(),
-                    },
-                    indent=1,
-                    ensure_ascii=False,
-                    allow_nan=False,
-                )
-                + "\n",
-                encoding="utf-8",
-                errors="backslashreplace",
-            )
-        except OSError as error:
-            raise CommandError(f"--json: {args.json} cannot be written: {error.strerror}") from error
+        found = json.dumps({**settings, **evaluation.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)
+        _write("--json", args.json, found + "\n")
+    if args.html is not None:
+        from sru_asr.report import report
+
+        windows = "full context" if args.latency is None else f"{args.latency:g} ms, {window[0]} + {window[1]} frames"
+        decoded = "greedy" if decoding.scorer is None and decoding.width == 1 else f"beam of {decoding.width}"
+        files = {name: getattr(args, name).name for name in ("lm", "lexicon", "hotwords") if getattr(args, name)}
+        about = {"model": Path(args.model or "alphanum-en").name, "precision": args.precision, "context": windows}
+        about |= {"decoding": decoded, **files}
+        _write("--html", args.html, report(evaluation, str(args.manifest), about))
     return SOME_FAILED if evaluation.faults else OK
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise CommandError(f"{option}: {path} cannot be written: {error.strerror}") from error
 
 
 def _results(path: Path) -> dict[str, tuple[str, ErrorCounts]]:
