@@ -1,0 +1,22 @@
+"""sru_asr, with the options of `sru-asr transcribe`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from sru_asr.cli import _parser
+from sru_asr.commands.options import decoding_of, load
+from sru_asr.model import CHECKPOINT_NAME, SHIPPED
+from sru_asr.precision import arithmetic
+
+args = _parser().parse_args(["transcribe", *sys.argv[1:], "-"])
+decoding, model = decoding_of(args), load(args)
+path = Path(args.model or SHIPPED)
+path = path / CHECKPOINT_NAME if path.is_dir() else path
+trained_on = "AN4, Free Spoken Digit Dataset, data/alphanum: 2.3 h" if args.model is None else "see its recipe"
+about = {"name": "sru_asr", "trained_on": trained_on, "bytes": path.stat().st_size, "seconds": time.process_time()}
+print(json.dumps(about), flush=True)
+with arithmetic(model, args.precision):
+    for line in sys.stdin:
+        print(json.dumps({"text": model.transcribe(line.strip(), decoding).text}), flush=True)
