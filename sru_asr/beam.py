@@ -116,7 +116,10 @@ class BeamSearch:
             same = beam.setdefault(prefix, [-math.inf, -math.inf])
             same[0] = _add(same[0], total + blank)
             if prefix.before is not None:
-                same[1] = _add(same[1], alive.token + float(row[prefix.token]))
+                again = float(row[prefix.token])
+                same[1] = _add(same[1], alive.token + again)
+                if alive.token > alive.blank:  # it is still being said
+                    prefix.confidence = max(prefix.confidence, min(math.exp(again), 1.0))
             for token, value in tokens:
                 after = prefix.after[token] if token in prefix.after else self._extend(prefix, token)
                 if after is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,13 +15,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
+from sru_asr.ctc import ctc_loss
 from sru_asr.data import load_waveform
+from sru_asr.decode import Path
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.manifest import file_of, place
 from sru_asr.metrics import ErrorCounts, by_group, char_errors, right_words, total, word_errors
 from sru_asr.model import Recognizer
-from sru_asr.text import normalize
+from sru_asr.scorer import Context, Scorer
+from sru_asr.text import BLANK, TokenizerError, normalize
 from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, Transcript, transcribe
 from sru_asr.uncertainty import Calibration, Interval, calibration, interval
 from sru_asr.words import Word, words_of
@@ -33,7 +38,9 @@ Numbered = tuple[int, Cut]  # a cut and its place in the manifest
 class Result:
     """One utterance: `reference` and `hypothesis` as they were compared, and the errors between them.
 
-    `confidences` are those of the hypothesis's words, if comparing has left them one by one.
+    `confidences` are those of the hypothesis's words, if comparing has left them one by one. `missed` says of one with
+    errors whether the search is to blame: it missed the reference, which is worth more than what it found. None where
+    that is not known: where there are no errors, in long audio, or where the reference has no tokens.
     """
 
     id: str
@@ -44,6 +51,7 @@ class Result:
     words: ErrorCounts
     characters: ErrorCounts
     confidences: list[float] = field(default_factory=list)
+    missed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,11 @@ class Evaluation:
                 right += right_words(result.reference, result.hypothesis)
         return calibration(sure, right)
 
+    @property
+    def missed(self) -> int:
+        """Utterances whose errors are the search's; see `Result`."""
+        return sum(result.missed is True for result in self.results)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `wer` and `cer` are fractions."""
         found = self.calibration
@@ -98,6 +111,7 @@ class Evaluation:
             "wer_interval": self.wer_interval,
             "wer_interval_by_speaker": self.wer_interval_by_speaker,
             "calibration": None if found is None else found.to_dict(),
+            "missed": self.missed,
             "scoring": SCORING,
             "utterances": len(self.results),
             "seconds": round(sum(result.seconds for result in self.results), 3),
@@ -114,6 +128,7 @@ class Evaluation:
                     "hypothesis": result.hypothesis,
                     "words": result.words.to_dict(),
                     "confidences": result.confidences,
+                    "missed": result.missed,
                 }
                 for result in self.results
             ],
@@ -137,6 +152,8 @@ class Evaluation:
             lines.append(f"95 % interval of the WER: {'; '.join(sure)} (bootstrap)")
         if (found := self.calibration) is not None:
             lines.append(f"confidences of words are off by {found.error:.3f} (expected calibration error)")
+        if known := sum(result.missed is not None for result in self.results):
+            lines.append(f"of {known} utterances with errors the search missed the likelier reference in {self.missed}")
         return "\n".join(lines)
 
 
@@ -180,11 +197,16 @@ def evaluate(
             except AudioError as error:
                 faults[i] = str(error)
         if waveforms:
-            found = _recognise(model, list(waveforms.values()), chunk, lookahead, decoding)
-            heard = dict(zip(waveforms, found, strict=True))
+            heard = dict(zip(waveforms, _hear(model, list(waveforms.values()), chunk, lookahead), strict=True))
             for i, cut in batch:
                 if i in heard:
-                    results[i] = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, heard[i])
+                    path = _decode(heard[i], model, decoding)
+                    words = words_of(path, model.tokenizer, model.frames_per_second)
+                    result = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, words)
+                    if result.words.errors:
+                        missed = _missed(heard[i], path.tokens, result.reference, model, decoding)
+                        result = replace(result, missed=missed)
+                    results[i] = result
     return Evaluation([results[i] for i in sorted(results)], [faults[i] for i in sorted(faults)])
 
 
@@ -215,20 +237,46 @@ def _transcribe(model: Recognizer, cut: Cut, decoding: Decoding) -> Transcript:
         raise AudioError(f"{place(cut)}: {error}") from error
 
 
-def _recognise(
-    model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int, decoding: Decoding
-) -> list[list[Word]]:
+def _hear(model: Recognizer, waveforms: list[Tensor], chunk: int, lookahead: int) -> list[Tensor]:
+    """Log-probabilities of each, (frames, vocab)."""
     with torch.inference_mode():
         lengths = torch.tensor([len(waveform) for waveform in waveforms], device=model.device)
         log_probs, lengths = model(
             pad_sequence(waveforms, batch_first=True).to(model.device), lengths, chunk, lookahead
         )
-        heard = []
-        for rows, n_frames in zip(log_probs, lengths.tolist(), strict=True):
-            decoder = decoding.decoder(model.tokenizer.pieces)
-            decoder.push(rows[:n_frames])
-            heard.append(words_of(decoder.end()[0].path, model.tokenizer, model.frames_per_second))
-        return heard
+        return [rows[:n_frames].cpu() for rows, n_frames in zip(log_probs, lengths.tolist(), strict=True)]
+
+
+def _decode(log_probs: Tensor, model: Recognizer, decoding: Decoding) -> Path:
+    decoder = decoding.decoder(model.tokenizer.pieces)
+    decoder.push(log_probs)
+    return decoder.end()[0].path
+
+
+def _missed(log_probs: Tensor, found: list[int], reference: str, model: Recognizer, decoding: Decoding) -> bool | None:
+    """Whether the reference is worth more than what was found instead."""
+    try:
+        wanted = model.tokenizer.encode(reference)
+    except TokenizerError:
+        return None
+    scorer = decoding.scorer or Scorer()
+    worth = [_worth(log_probs, tokens, scorer, model.tokenizer.pieces) for tokens in (wanted, found)]
+    return worth[0] > worth[1] + 1e-3
+
+
+def _worth(log_probs: Tensor, tokens: list[int], scorer: Scorer, pieces: Sequence[str]) -> float:
+    """By the sound of all alignments and by the text."""
+    context: Context | None = scorer.start()
+    for token in tokens:
+        context = None if context is None else scorer.extend(context, pieces[token])
+    text = None if context is None else scorer.finish(context)
+    needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # frames
+    if text is None or needed > len(log_probs):
+        return -math.inf
+    if not tokens:
+        return text + float(log_probs[:, BLANK].sum())
+    sizes = torch.tensor([len(log_probs)]), torch.tensor([tokens]), torch.tensor([len(tokens)])
+    return text - float(ctc_loss(log_probs[None].float(), *sizes))
 
 
 def _compare(cut: Cut, seconds: float, words: list[Word]) -> Result:

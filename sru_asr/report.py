@@ -73,6 +73,8 @@ def report(evaluation: Evaluation, title: str, settings: Mapping[str, object]) -
         inserted=inserted.most_common(MOST_PAIRS),
         worst=[(result, pair_words(result.reference, result.hypothesis)) for result in wrong[:MOST_UTTERANCES]],
         n_wrong=len(wrong),
+        missed=evaluation.missed,
+        known=sum(result.missed is not None for result in results),
         faults=evaluation.faults,
         percent=lambda share: f"{100 * share:.2f} %" if share < math.inf else "∞",
         width=lambda rate: round(min(100 * rate / highest, 100), 1) if rate < math.inf else 100,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from sru_asr import evaluation as module
 from sru_asr import transcribe as transcribe_module
 from sru_asr.audio import AudioError
 from sru_asr.data import load_waveform
+from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.evaluation import Evaluation, evaluate
+from sru_asr.lexicon import Lexicon
 from sru_asr.manifest import read_manifest
 from sru_asr.metrics import ErrorCounts
 from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.scorer import Scorer
 from sru_asr.text import CharTokenizer
 
 # Seconds, reference, hypothesis, speaker. The loudness of an utterance tells the stub what to say.
@@ -210,6 +214,7 @@ def test_the_json_has_rates_as_fractions_and_counts(cuts, stub):
         "hypothesis": "ONE TOO",
         "words": WORDS[1].to_dict(),
         "confidences": found["results"][1]["confidences"],
+        "missed": False,
     }
     assert len(found["results"][1]["confidences"]) == 2
     assert found["scoring"].endswith("version 1")
@@ -218,9 +223,10 @@ def test_the_json_has_rates_as_fractions_and_counts(cuts, stub):
 
 
 def test_the_summary_has_both_rates_and_what_they_are_of(cuts, stub):
-    wer, cer, sure, calibrated = evaluate(stub, cuts).summary().split("\n")
+    wer, cer, sure, calibrated, blame = evaluate(stub, cuts).summary().split("\n")
     assert "by utterance" in sure
     assert "calibration error" in calibrated
+    assert "the search missed" in blame
     assert wer == ("WER  62.50 %   8 words in 4 utterances: 4 hits, 2 substitutions, 2 deletions, 1 insertions")
     assert cer == ("CER  37.14 %   35 characters in 4 utterances: 25 hits, 2 substitutions, 8 deletions, 3 insertions")
 
@@ -338,3 +344,18 @@ def test_long_utterances_are_recognised_in_windows_as_transcribe_does(model, noi
     assert [a == b for a, b in zip(found, whole, strict=True)] == [True, True, False, True, True, False, True]
     paths = [cut.recording.sources[0].source for cut in noises]
     assert found == [t.text for t in model.transcribe(paths)]
+
+
+def test_the_search_is_to_blame_where_it_missed_a_likelier_text():
+    """Of A and B with a blank or without, the best path is one of less than half; all others say A."""
+    tokenizer = CharTokenizer("AB")
+    model = types.SimpleNamespace(tokenizer=tokenizer)
+    # blank 0.4, A 0.35, B 0.25, twice: the best path is empty, 0.16; A is 0.35^2 + 2 0.35 0.4 = 0.40.
+    log_probs = torch.tensor([[0.4, 0.35, 0.25]] * 2).log()
+    assert module._missed(log_probs, [], "A", model, GREEDY) is True
+    assert module._missed(log_probs, tokenizer.encode("A"), "B", model, GREEDY) is False
+    assert module._missed(log_probs, [], "AB" * 3, model, GREEDY) is False  # there is no room for it
+    assert module._missed(log_probs, [], "C", model, GREEDY) is None
+    lexicon = Decoding(Scorer(lexicon=Lexicon(["B"])), 4)
+    assert module._missed(log_probs, tokenizer.encode("B"), "A", model, lexicon) is False
+    assert module._decode(log_probs, model, lexicon).tokens == tokenizer.encode("B")
