@@ -93,14 +93,20 @@ def received(connection):
         return messages
 
 
+def say(connection, *messages):
+    """Send what there is, or as much as the server takes: what it says of it when it closes is still to be received."""
+    with contextlib.suppress(ConnectionClosed):
+        for message in messages:
+            connection.send(message)
+
+
 def spoken(server, waveform, size=1_280, latency_ms=320, **options):
     """All messages of a session in which this is said."""
     with server.live(**options) as connection:
-        connection.send(json.dumps({"type": "start", "latency_ms": latency_ms}))
         audio = pcm(waveform)
-        for i in range(0, len(audio), size):
-            connection.send(audio[i : i + size])
-        connection.send(json.dumps({"type": "end"}))
+        pieces = [audio[i : i + size] for i in range(0, len(audio), size)]
+        start = json.dumps({"type": "start", "latency_ms": latency_ms})
+        say(connection, start, *pieces, json.dumps({"type": "end"}))
         return received(connection)
 
 
@@ -301,7 +307,7 @@ BAD = [
 @pytest.mark.parametrize("first", BAD, ids=lambda first: str(first)[:30])
 def test_what_is_no_start_is_an_error_and_the_end(server, first):
     with server.live() as connection:
-        connection.send(first)
+        say(connection, first)
         (message,) = received(connection)
         assert message["type"] == "error"
         assert "start" in message["message"] or "JSON" in message["message"]
@@ -317,9 +323,7 @@ def test_what_is_no_start_is_an_error_and_the_end(server, first):
 )
 def test_what_is_neither_audio_nor_the_end_is_an_error(server, pieces, message):
     with server.live() as connection:
-        connection.send('{"type": "start"}')
-        for piece in pieces:
-            connection.send(piece)
+        say(connection, '{"type": "start"}', *pieces)
         last = received(connection)[-1]
         assert last["type"] == "error"
         assert message in last["message"]
@@ -327,8 +331,7 @@ def test_what_is_neither_audio_nor_the_end_is_an_error(server, pieces, message):
 
 def test_too_large_a_message_is_the_end_of_its_session(server):
     with server.live() as connection:
-        connection.send('{"type": "start"}')
-        connection.send(bytes(3 << 20))
+        say(connection, '{"type": "start"}', bytes(3 << 20))
         messages = received(connection)
         assert "end" not in [message["type"] for message in messages]
         assert connection.close_code == 1009  # too big
@@ -476,7 +479,11 @@ def test_stopping_finishes_a_file_however_often_it_is_asked(folder, sig):
 def test_a_second_ctrl_c_waits_for_nothing(folder):
     server = Running(folder)
     with server.live() as connection, socket.create_connection(server.host.split(":")) as slow:
-        slow.sendall(f"POST {UPLOADS} HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 9\r\n\r\n".encode())
+        headers = f"Host: {server.host}\r\nContent-Length: 9\r\nExpect: 100-continue\r\n"
+        headers += "Content-Type: multipart/form-data; boundary=x"
+        slow.sendall(f"POST {UPLOADS} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+        slow.settimeout(10)
+        assert b"100 Continue" in slow.recv(1_000)  # it is being read
         connection.send('{"type": "start"}')
         connection.recv(timeout=10)
         server.process.send_signal(signal.SIGINT)

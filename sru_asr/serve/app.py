@@ -109,7 +109,8 @@ def create_app(
         computing = asyncio.create_task(app.state.engine.run())
         try:
             yield
-            await drain()
+            if not files.stopped:
+                await drain()
         finally:
             computing.cancel()
             files.stop()

@@ -53,7 +53,7 @@ class Files:
         self._precision = precision
         self._decoding = decoding
         self.taken = 0
-        self._closing = self._stopped = False
+        self._closing = self.stopped = False
         self._thread = ThreadPoolExecutor(1, "files")
 
     @contextlib.contextmanager
@@ -83,7 +83,7 @@ class Files:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._recognise, content)
         except (RuntimeError, asyncio.CancelledError) as error:  # of the executor, which has been shut down
-            if self._stopped:
+            if self.stopped:
                 raise Full(STOPS) from error
             raise
 
@@ -96,7 +96,7 @@ class Files:
 
     def stop(self) -> None:
         """Leave off. What is being recognised ends within its next half minute of audio, a fraction of a second."""
-        self._closing = self._stopped = True
+        self._closing = self.stopped = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _recognise(self, content: bytes) -> Transcript:
@@ -117,6 +117,6 @@ class Files:
 
     def _while_running(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         for piece in pieces:
-            if self._stopped:
+            if self.stopped:
                 raise Full(STOPS)
             yield piece

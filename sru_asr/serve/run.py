@@ -33,6 +33,12 @@ class Server(uvicorn.Server):
         draining.cancel()
         state.stop()
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would leave what runs to the loop, which cancels it: tracebacks
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            if self.server_state.tasks:
+                await asyncio.wait(self.server_state.tasks, timeout=1)
+            await self.lifespan.shutdown()
 
 
 def listen(host: str, port: int) -> socket.socket:
