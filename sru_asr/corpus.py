@@ -4,10 +4,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ class Utterance(NamedTuple):
         audio: A file that soundfile and lhotse can read.
         text: The transcript, as the corpus gives it.
         speaker: Who says it.
+        fields: What else is known of it or its speaker, to tell error rates of groups by.
     """
 
     id: str
     audio: Path
     text: str
     speaker: str
+    fields: Mapping[str, str] = MappingProxyType({})
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -216,9 +219,11 @@ def _cut(utterance: Utterance) -> "Cut":
 
     audio = str(utterance.audio.absolute())
     try:
-        return whole_file(utterance.id, audio, header(audio), utterance.text, utterance.speaker)
+        cut = whole_file(utterance.id, audio, header(audio), utterance.text, utterance.speaker)
     except AudioError as error:
         raise ValueError(f"utterance {utterance.id}: {error}") from error
+    cut.supervisions[0].custom = dict(utterance.fields) or None
+    return cut
 
 
 def whole_file(cut_id: str, path: str, header: "Header", text: str, speaker: str | None) -> "Cut":

@@ -20,6 +20,7 @@ from sru_asr.data import load_waveform
 from sru_asr.decode import Path
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.features import WINDOW_SAMPLES
+from sru_asr.manifest import field as field_of
 from sru_asr.manifest import file_of, place
 from sru_asr.metrics import ErrorCounts, by_group, char_errors, right_words, total, word_errors
 from sru_asr.model import Recognizer
@@ -40,7 +41,8 @@ class Result:
 
     `confidences` are those of the hypothesis's words, if comparing has left them one by one. `missed` says of one with
     errors whether the search is to blame: it missed the reference, which is worth more than what it found. None where
-    that is not known: where there are no errors, in long audio, or where the reference has no tokens.
+    that is not known: where there are no errors, in long audio, or where the reference has no tokens. `group` is what
+    the manifest says of it in the field that the evaluation is grouped by.
     """
 
     id: str
@@ -52,14 +54,16 @@ class Result:
     characters: ErrorCounts
     confidences: list[float] = field(default_factory=list)
     missed: bool | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, in the manifest's order, and what could not be."""
+    """What was measured, in the manifest's order, and what could not be; `grouped_by` is a field of the manifest."""
 
     results: list[Result]
     faults: list[str] = field(default_factory=list)
+    grouped_by: str | None = None
 
     @property
     def words(self) -> ErrorCounts:
@@ -75,6 +79,11 @@ class Evaluation:
     def speakers(self) -> dict[str, ErrorCounts]:
         """Word errors of each speaker."""
         return by_group((result.speaker, result.words) for result in self.results)
+
+    @property
+    def groups(self) -> dict[str, ErrorCounts]:
+        """Word errors of each group; of none if there is no field to group by."""
+        return by_group((result.group, result.words) for result in self.results) if self.grouped_by else {}
 
     @property
     def wer_interval(self) -> Interval | None:
@@ -118,11 +127,14 @@ class Evaluation:
             "words": self.words.to_dict(),
             "characters": self.characters.to_dict(),
             "speakers": {speaker: counts.to_dict() for speaker, counts in sorted(self.speakers.items()) if speaker},
+            "grouped_by": self.grouped_by,
+            "groups": {group: counts.to_dict() for group, counts in sorted(self.groups.items())},
             "faults": self.faults,
             "results": [
                 {
                     "id": result.id,
                     "speaker": result.speaker,
+                    "group": result.group,
                     "seconds": round(result.seconds, 3),
                     "reference": result.reference,
                     "hypothesis": result.hypothesis,
@@ -165,6 +177,7 @@ def evaluate(
     chunk: int = 0,
     lookahead: int = 0,
     decoding: Decoding = GREEDY,
+    grouped_by: str | None = None,
     progress: Callable[[Iterable[Numbered], int], Iterable[Numbered]] | None = None,
 ) -> Evaluation:
     """Recognise every cut and compare it with its text, both normalised.
@@ -177,6 +190,7 @@ def evaluate(
             audio. It reads what is all of a file piece by piece, so that memory does not grow with it.
         lookahead: frames of a window behind its chunk.
         decoding: greedy, or by a search.
+        grouped_by: a field of the manifest, such as `gender`; see `sru_asr.manifest.field`.
         progress: wraps what is gone through, a cut at a time, given their number.
 
     Returns:
@@ -207,7 +221,9 @@ def evaluate(
                         missed = _missed(heard[i], path.tokens, result.reference, model, decoding)
                         result = replace(result, missed=missed)
                     results[i] = result
-    return Evaluation([results[i] for i in sorted(results)], [faults[i] for i in sorted(faults)])
+    if grouped_by:
+        results |= {i: replace(results[i], group=field_of(cut, grouped_by)) for i, cut in by_length if i in results}
+    return Evaluation([results[i] for i in sorted(results)], [faults[i] for i in sorted(faults)], grouped_by)
 
 
 def _batches(cuts: Iterable[Numbered], max_seconds: float) -> Iterator[list[Numbered]]:

@@ -24,6 +24,8 @@ MAX_FILES_SHOWN = 1000
 TOLERANCE_SECONDS = 0.01
 # The custom field of a cut that holds the file and the line of its manifest.
 _PLACE = "manifest_line"
+# The fields of a supervision that say who speaks, and how.
+_NAMED = ("speaker", "gender", "language")
 
 
 class ManifestError(ValueError):
@@ -55,7 +57,7 @@ def read_manifest(path: str | Path) -> tuple[CutSet, list[str]]:
     Args:
         path: A `.jsonl` or `.jsonl.gz` file. A line is either a Lhotse cut with one supervision, or an object with the
             strings `audio` (a file; relative to the manifest's folder) and `text`, and optionally
-            `id` (by default what `audio` says) and `speaker`.
+            `id` (by default what `audio` says) and `speaker`. What else it says is kept for `field`.
 
     Returns:
         Cuts of one transcript each, whose audio can be opened and is long enough, and which know their line (see
@@ -124,6 +126,20 @@ def place(cut: Cut) -> str:
     """Names a cut for a message, after the line of the manifest that it was read from."""
     line = getattr(cut, _PLACE, None)
     return f"{line}: {cut.id}" if line else cut.id
+
+
+def field(cut: Cut, name: str) -> str:
+    """What the manifest says of an utterance besides its text, such as its speaker's `gender`; "" if nothing.
+
+    Looked for in the supervision, then in the cut: in their custom fields, and in those that Lhotse has a name for.
+    """
+    for owner in (*cut.supervisions, cut):
+        value = (getattr(owner, "custom", None) or {}).get(name)
+        if value is None and name in _NAMED:
+            value = getattr(owner, name, None)
+        if isinstance(value, str | int | float):
+            return str(value)
+    return ""
 
 
 def describe(cut: Cut) -> str:
@@ -215,6 +231,8 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
         cut = whole_file(cut_id, path, header(path), entry["text"], entry.get("speaker"))
     except AudioError as error:
         raise ManifestError(str(error)) from error
+    others = {name: value for name, value in entry.items() if name not in ("audio", "text", "id", "speaker")}
+    cut.supervisions[0].custom = others or None
     setattr(cut, _PLACE, place)
     return cut
 

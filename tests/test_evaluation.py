@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import CutSet
 
 from sru_asr import evaluation as module
 from sru_asr import transcribe as transcribe_module
@@ -101,6 +102,33 @@ def test_counts_are_those_by_hand(cuts, stub):
     assert evaluation.characters == ErrorCounts(hits=25, substitutions=2, deletions=8, insertions=3)
     assert evaluation.speakers == {"s1": WORDS[0] + WORDS[1], "s2": WORDS[2], "": WORDS[3]}
     assert evaluation.faults == []
+
+
+def test_groups_are_those_of_a_field(tmp_path, stub):
+    cuts = write_corpus(tmp_path)
+    assert evaluate(stub, cuts).groups == {}
+    assert evaluate(stub, cuts, grouped_by="speaker").groups == evaluate(stub, cuts).speakers
+    manifest = tmp_path / "corpus.jsonl"
+    entries = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for entry, age in zip(entries, ("child", 40, "child", None), strict=True):
+        entry["age"] = age
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    evaluation = evaluate(stub, read_manifest(manifest)[0], grouped_by="age")
+    assert evaluation.groups == {"child": WORDS[0] + WORDS[2], "40": WORDS[1], "": WORDS[3]}
+    written = evaluation.to_dict()
+    assert written["grouped_by"] == "age"
+    assert written["groups"]["40"] == WORDS[1].to_dict()
+    assert [result["group"] for result in written["results"]] == ["child", "40", "child", ""]
+    of_lhotse = tmp_path / "lhotse.jsonl"
+    cuts = CutSet.from_cuts(cuts).to_eager()
+    for cut, gender in zip(cuts, "fmfm", strict=True):
+        cut.supervisions[0].gender = gender
+        cut.custom = {"noise": {"a": 1}}
+    cuts.to_file(of_lhotse)
+    cuts, faults = read_manifest(of_lhotse)
+    assert not faults
+    assert evaluate(stub, cuts, grouped_by="gender").groups == {"f": WORDS[0] + WORDS[2], "m": WORDS[1] + WORDS[3]}
+    assert set(evaluate(stub, cuts, grouped_by="noise").groups) == {""}
 
 
 def test_results_are_in_the_manifests_order_and_normalised(cuts, stub):
@@ -209,6 +237,7 @@ def test_the_json_has_rates_as_fractions_and_counts(cuts, stub):
     assert found["results"][1] == {
         "id": "1.wav",
         "speaker": "s1",
+        "group": "",
         "seconds": 1.5,
         "reference": "ONE TWO THREE",
         "hypothesis": "ONE TOO",

@@ -54,6 +54,8 @@ def make_corpus(
                 tables["text"].append(f"{utterance_id}\tSPEAKER {speaker} SAYS  {number}")
                 tables["utt2spk"].append(f"{utterance_id} {speaker}")
                 tables["wav.scp"].append(f"{utterance_id}\tWAVE/SPEAKER{speaker}/{utterance_id}.WAV")
+        tables["spk2gender"] = [f"{speaker} f" for speaker in ids]
+        tables["spk2age"] = [f"{speaker}\t{15 if speaker == DEV else 16}" for speaker in ids]
         (corpus / part).mkdir(parents=True)
         for name, lines in tables.items():
             (corpus / part / name).write_text("\n".join(lines) + "\n")
@@ -82,6 +84,7 @@ def test_reads_every_format(tmp_path: Path, suffix: str) -> None:
         for number, cut in enumerate(cuts):
             (supervision,) = cut["supervisions"]
             assert (supervision["text"], supervision["speaker"]) == (f"SPEAKER {speaker} SAYS  {number}", speaker)
+            assert supervision["custom"] == {"gender": "f", "age": "child" if speaker == DEV else "adult"}
             assert (cut["recording"]["sampling_rate"], cut["duration"]) == (16_000, 0.5)
             found = soundfile.read(source(cut), dtype="int16")[0]
             if suffix == ".opus":

@@ -1,6 +1,7 @@
 """The page that shows an evaluation: what it says is what was measured, and nothing in it is more than text."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -68,6 +69,12 @@ def test_it_says_what_was_measured():
     assert "line 4: no audio" in text
     assert "model mine" in text
     assert page.tags.count("circle") == len(EVALUATION.calibration.bins)
+
+
+def test_groups_have_a_table():
+    some = [replace(one, group=group) for one, group in zip(EVALUATION.results, ("child", "child", ""), strict=True)]
+    text = " ".join(Text(report(Evaluation(some, grouped_by="age"), "dev", {})).text.split())
+    assert "By age age words errors WER child 4 2 50.00 % (not said) 2 1 50.00 %" in text
 
 
 def test_what_comes_from_files_is_text():

@@ -24,7 +24,8 @@ ARCHIVES = (
 N_UTTERANCES = 2500  # in either part
 
 # Held out from the 125 speakers of the training part. Drawn once, with one random.Random(0): sample(ids, 3) from the
-# sorted ids of the 26 girls, then of the 32 boys, the 41 women and the 26 men. A child is under 16 by spk2age.
+# sorted ids of the 26 girls, then of the 32 boys, the 41 women and the 26 men. A child is under
+# ADULT_YEARS by spk2age.
 DEV_SPEAKERS = frozenset(
     [
         *("3423", "9034", "3837"),
@@ -33,6 +34,8 @@ DEV_SPEAKERS = frozenset(
         *("1336", "8002", "1029"),
     ]
 )
+
+ADULT_YEARS = 16
 
 # Tried in this order where what wav.scp names is not there. The official files end in .WAV.
 AUDIO_SUFFIXES = (".WAV", ".wav", ".flac", ".opus")
@@ -108,6 +111,7 @@ def _read_part(corpus: Path, part: str) -> list[Utterance]:
             )
     if len(texts) != N_UTTERANCES:
         logger.warning("%s: %d of %d utterances are there", folder, len(texts), N_UTTERANCES)
+    genders, ages = (_table(folder / name) if (folder / name).is_file() else {} for name in ("spk2gender", "spk2age"))
     utterances = []
     for utterance_id, text in texts.items():
         candidates = _candidates(corpus / files[utterance_id])
@@ -117,8 +121,16 @@ def _read_part(corpus: Path, part: str) -> list[Utterance]:
                 f"{folder}/wav.scp: {utterance_id}: expected one of {', '.join(map(str, candidates))}, found none; "
                 "get the corpus again"
             )
-        utterances.append(Utterance(utterance_id, audio, text, speakers[utterance_id]))
+        speaker = speakers[utterance_id]
+        fields = {"gender": genders.get(speaker, ""), "age": _age(ages.get(speaker, ""))}
+        utterances.append(
+            Utterance(utterance_id, audio, text, speaker, {name: said for name, said in fields.items() if said})
+        )
     return utterances
+
+
+def _age(years: str) -> str:
+    return ("child" if int(years) < ADULT_YEARS else "adult") if years.isdecimal() else ""
 
 
 def _candidates(said: Path) -> list[Path]:

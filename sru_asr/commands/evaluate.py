@@ -36,7 +36,8 @@ def add(commands: Any) -> None:
         run,
         "measure word and character error rate on a manifest",
         "A manifest is a .jsonl or .jsonl.gz file: Lhotse cuts, or objects with `audio` (relative to the manifest),\n"
-        "`text` and optionally `speaker` and `id`. Entries that cannot be used are named on standard error.\n"
+        "`text` and optionally `speaker`, `id` and others for --group. Entries that cannot be used are named on\n"
+        "standard error.\n"
         "exit status: 0 all entries evaluated, 1 some, 2 none\n"
         "example: sru-asr evaluate --model runs/an4 --manifest data/prepared/an4/dev.jsonl.gz --json dev.json\n"
         "example: sru-asr evaluate --manifest mine.jsonl --latency 320 --html report.html",
@@ -74,6 +75,11 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="what --json has written of another system on the same manifest: is the difference more than chance?",
     )
+    parser.add_argument(
+        "--group",
+        metavar="FIELD",
+        help="print the WER of each value that this field of the manifest has, such as gender",
+    )
     parser.add_argument("--speakers", action="store_true", help="print the WER of each speaker")
 
 
@@ -102,7 +108,15 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--latency: {error}") from error
     with arithmetic(model, args.precision):
-        evaluation = evaluate(model, cuts, chunk=window[0], lookahead=window[1], decoding=decoding, progress=progress)
+        evaluation = evaluate(
+            model,
+            cuts,
+            chunk=window[0],
+            lookahead=window[1],
+            decoding=decoding,
+            grouped_by=args.group,
+            progress=progress,
+        )
     evaluation.faults[:0] = faults
     # Where nothing is right, it is another kind of file, and its first lines tell.
     shown = evaluation.faults if evaluation.results else evaluation.faults[:MOST_FAULTS]
@@ -117,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
     if args.speakers:
         for speaker, counts in sorted(evaluation.speakers.items(), key=lambda item: -item[1].rate):
             print(f"{speaker or '(no speaker)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
+    for group, counts in sorted(evaluation.groups.items()):
+        print(f"{args.group} {group or '(not said)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
     if not evaluation.results:
         raise CommandError(f"{args.manifest}: no utterance could be evaluated")
     print(evaluation.summary())
