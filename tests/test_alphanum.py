@@ -1,5 +1,7 @@
 """The corpus that ships: its split, its manifests, how faults in it are named, and the script that makes corpora."""
 
+# ruff: noqa: RUF001 (the phonetic alphabet has letters that resemble others)
+
 import importlib.util
 import re
 import shutil
@@ -15,6 +17,8 @@ import lhotse
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sru_asr.audio import read
 
@@ -93,7 +97,8 @@ def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):
         for split, part in cuts.items()
     }
     assert sum("+" in voice for _, voice, _ in listed) == 2050
-    assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(maker.VOICES, 1)
+    voices = (*maker.VOICES, *maker.FOREIGN_VOICES)
+    assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(voices, 1)
     assert split_of["test"] == recipe.TEST_VOICES
     assert split_of["dev"] == recipe.DEV_VOICES
     assert {voice[:2] for voice in split_of["test"]} == {voice[:2] for voice in split_of["train"]}
@@ -247,6 +252,43 @@ def test_blends_mix_two_voices_of_one_accent():
     synthesizer.styles = {name: np.full((510, 256), number, np.float32) for number, name in enumerate(voices)}
     assert synthesizer.style("am_echo:30+af_nova:70", 7) == pytest.approx(np.full(256, 0.3 * 1 + 0.7 * 2))
     assert synthesizer.style("af_nova", 7) == pytest.approx(np.full(256, 2))
+
+
+def test_learners_have_a_foreign_half_and_an_accent():
+    voices = ["af_bella", "bm_fable"]
+    plan = maker.plan(300, voices, 3, learners=True, kinds=["digit"], name="single")
+    assert plan == maker.plan(400, voices, 3, learners=True, kinds=["digit"], name="single")[:300]
+    assert {u.text for u in plan} == set(maker.UNITS[:10])
+    foreign = set()
+    for number, utterance in enumerate(plan):
+        native, other = maker.parts(utterance.voice)
+        assert native == voices[number % 2]
+        assert other in maker.FOREIGN_VOICES
+        assert utterance.foreign
+        foreign.add(other)
+    assert foreign == set(maker.FOREIGN_VOICES)
+    assert not maker.plan(1, voices, 3)[0].foreign
+
+
+@given(st.randoms(use_true_random=False))
+def test_a_learner_replaces_a_sound_everywhere_or_nowhere(rng):
+    said = maker.as_learnt("θɹˈiː sˈɪks θˈɜːtiːnθ", rng)
+    assert said.count("ɪ") in (0, 1)
+    assert said.count("θ") in (0, 3)
+    assert [word[-1] for word in said.split()][1] == "s"
+    assert said.replace("ɪ", "i").split()[1] == "sˈiks"
+
+
+def test_what_learners_say_can_be_spoken_and_is_no_other_letter():
+    vocabulary = set(
+        ';:,.!?—…"()“” ̃ʣʥʦʨᵝꭧAIOQSTWYᵊabcdefhijklmnopqrstuvwxyzɑɐɒæβɔɕçɖðʤəɚɛɜɟɡɥɨɪʝɯɰŋɳɲɴøɸθœɹɾɻʁɽʂʃʈʧʊʋʌɣɤχʎʒʔˈˌːʰʲ'
+    )
+    assert set("".join(said for learnt in maker.LEARNT.values() for said in learnt)) <= vocabulary
+    letters = ["eɪ", "biː", "siː", "diː", "iː", "ɛf", "dʒiː", "aɪ", "dʒeɪ", "keɪ", "piː", "ɑːɹ", "tiː", "viː", "ziː"]
+    for letter in letters:
+        for sound, learnt in maker.LEARNT.items():
+            if sound in letter:
+                assert not {letter.replace(sound, said) for said in learnt} & set(letters)
 
 
 def test_blend_needs_two_voices_of_an_accent(tmp_path, capsys):

