@@ -33,6 +33,15 @@ from sru_asr.metrics import total, word_errors
 from sru_asr.uncertainty import interval
 
 PEERS = Path(__file__).with_name("peers")
+# Between a peer and this process, whose memory Linux would count as the peer's peak: a child's mark starts with it.
+LAUNCH = """
+import json, resource, subprocess, sys
+status = subprocess.run([sys.executable, *sys.argv[2:]]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump({"seconds": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}, file)
+sys.exit(status)
+"""
 
 
 def measure(system: str, files: list[Path], references: list[str], seconds: float) -> dict[str, Any]:
@@ -52,12 +61,12 @@ def measure(system: str, files: list[Path], references: list[str], seconds: floa
         raise SystemExit(f"there is no {script}; there are {', '.join(sorted(p.stem for p in PEERS.glob('*.py')))}")
     cores = sorted(os.sched_getaffinity(0))
     threads = {f"{one}_NUM_THREADS": "1" for one in ("OMP", "MKL", "OPENBLAS")}
-    with tempfile.TemporaryFile("w+") as names:
+    with tempfile.TemporaryFile("w+") as names, tempfile.NamedTemporaryFile("r") as usage:
         names.write("".join(f"{file}\n" for file in files))
         names.seek(0)
         os.sched_setaffinity(0, cores[:1])  # which the system inherits
         process = subprocess.Popen(
-            [sys.executable, str(script), *options],
+            [sys.executable, "-c", LAUNCH, usage.name, str(script), *options],
             stdin=names,
             stdout=subprocess.PIPE,
             env=os.environ | threads,
@@ -66,7 +75,8 @@ def measure(system: str, files: list[Path], references: list[str], seconds: floa
         os.sched_setaffinity(0, cores)
         assert process.stdout is not None
         lines = [json.loads(line) for line in process.stdout]
-        _, status, used = os.wait4(process.pid, 0)
+        status = process.wait()
+        used = json.loads(usage.read() or "{}")
     if status or len(lines) != 1 + len(files):
         raise SystemExit(f"{system}: failed after {max(len(lines) - 1, 0)} of {len(files)} files")
     about, said = lines[0], [line["text"] for line in lines[1:]]
@@ -78,9 +88,9 @@ def measure(system: str, files: list[Path], references: list[str], seconds: floa
         **{key: about[key] for key in ("name", "trained_on", "bytes")},
         "wer": words.to_dict(),
         "interval": sure,
-        "compute_per_second": (used.ru_utime + used.ru_stime - about["seconds"]) / seconds,
+        "compute_per_second": (used["seconds"] - about["seconds"]) / seconds,
         "start_seconds": about["seconds"],
-        "peak_bytes": used.ru_maxrss * 1024,
+        "peak_bytes": used["peak_bytes"],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -85,12 +86,12 @@ class Evaluation:
         """Word errors of each group; of none if there is no field to group by."""
         return by_group((result.group, result.words) for result in self.results) if self.grouped_by else {}
 
-    @property
+    @cached_property
     def wer_interval(self) -> Interval | None:
         """Of the WER, as if other utterances of these speakers had been recorded."""
         return interval([result.words for result in self.results])
 
-    @property
+    @cached_property
     def wer_interval_by_speaker(self) -> Interval | None:
         """Of the WER, as if others had spoken; None where speakers are not named."""
         speakers = self.speakers

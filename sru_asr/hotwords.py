@@ -108,7 +108,7 @@ def read_hotwords(path: Path, boost: float = DEFAULT_BOOST) -> Hotwords:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise HotwordError(f"{path}: expected at most {MOST_BYTES} bytes, found {path.stat().st_size}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise HotwordError(f"{path}: cannot be read as text: {error}") from error
     boosts: dict[str, float] = {}

@@ -51,7 +51,7 @@ def read_lexicon(path: Path) -> Lexicon:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise LexiconError(f"{path}: expected at most {MOST_BYTES} bytes, found {path.stat().st_size}")
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             return Lexicon(line.partition("\t")[0] for line in lines)
     except (OSError, UnicodeDecodeError) as error:
         raise LexiconError(f"{path}: cannot be read as text: {error}") from error

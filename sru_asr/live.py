@@ -37,7 +37,7 @@ class Caption:
     """What is recognised of an utterance so far.
 
     Attributes:
-        words: one after the other.
+        words: one after the other; none where a search has taken back what was shown of it.
         final: whether the utterance is over: the next caption is another one's.
     """
 
@@ -51,12 +51,12 @@ class Caption:
 
     @property
     def start(self) -> float:
-        """When the first word begins."""
+        """When the first word begins, if there is one."""
         return self.words[0].start
 
     @property
     def end(self) -> float:
-        """When the last word so far ends."""
+        """When the last word so far ends, if there is one."""
         return self.words[-1].end
 
 
@@ -68,7 +68,7 @@ class Live:
         chunk: frames recognised at a time; `sru_asr.window_of` divides a latency.
         lookahead: frames that are waited for behind them.
         pause_seconds: without a token for so long, an utterance is over.
-        longest_seconds: longer ones are made final in parts, between words.
+        longest_seconds: longer ones are made final in parts, between words, or where they are, if they are one word.
         vad: whether silero-vad listens, too: an utterance is not over while somebody still speaks, if only for
             `VOICE_PAUSES` pauses without a token. What is recognised stays the same.
         decoding: greedy, or by a search.
@@ -96,6 +96,7 @@ class Live:
         self._longest = longest_seconds * model.frames_per_second
         self._activity = Activity(round(SAMPLE_RATE / model.frames_per_second)) if vad else None
         self._shown: list[int] = []  # the tokens of the caption that was given last
+        self._open = False  # whether words of the utterance have been shown
 
     def push(self, waveform: Tensor) -> list[Caption]:
         """Take in (samples,) float32 at 16 kHz, any number; see `take`.
@@ -128,40 +129,43 @@ class Live:
             captions += self._ended()
         path = self._decoder.path
         if self.stream.finished and path.tokens:
-            captions.append(self._final())
+            captions += self._final()
             path = self._decoder.path
-        if path.tokens and path.tokens != self._shown:
+        if path.tokens != self._shown:
             self._shown = list(path.tokens)
-            captions.append(Caption(self._words(path), final=False))
-        return [caption for caption in captions if caption.words]
+            words = self._words(path)
+            if words or self._open:
+                captions.append(Caption(words, final=False))
+                self._open = bool(words)
+        return captions
 
     def _ended(self) -> list[Caption]:
         """The final caption, if the utterance is over, or too long."""
         path = self._decoder.path
         tokens, frames = path.tokens, path.frames
+        spoken = -1 if self._activity is None else self._activity.last_spoken(self._decoder.n_frames)
         if not tokens:
             return []
-        since = frames[-1]
-        if self._activity is not None:
-            spoken = self._activity.last_spoken(self._decoder.n_frames)
-            since = max(since, min(spoken, since + VOICE_PAUSES * self._pause))
+        since = max(frames[-1], min(spoken, frames[-1] + VOICE_PAUSES * self._pause))
         if self._decoder.n_frames - since > self._pause:
-            return [self._final()]
+            return self._final()
         if self._decoder.n_frames - frames[0] > self._longest:
             spans = word_spans(tokens, self.stream.model.tokenizer)
-            if len(spans) > 1:
-                words = self._words(path)[:-1]
-                self._decoder.forget(spans[-1][1])
-                self._shown = []
-                return [Caption(words, final=True)]
+            if len(spans) < 2:
+                return self._final()
+            words = self._words(path)[:-1]
+            self._decoder.forget(spans[-1][1])
+            self._shown, self._open = [], False
+            return [Caption(words, final=True)]
         return []
 
-    def _final(self) -> Caption:
-        """Make the utterance final."""
+    def _final(self) -> list[Caption]:
+        """Make the utterance final; of one without words, of which none have been shown, there is no caption."""
         caption = Caption(self._words(self._decoder.end()[0].path), final=True)
+        said = bool(caption.words) or self._open
         self._decoder.restart()
-        self._shown = []
-        return caption
+        self._shown, self._open = [], False
+        return [caption] if said else []
 
     def _words(self, path: Path) -> list[Word]:
         stream, model = self.stream, self.stream.model

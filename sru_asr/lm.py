@@ -142,6 +142,8 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
             raise LanguageModelError(
                 f"{n_units} units are too few for {order}-grams ({error}): take a lower order, or more text"
             ) from error
+        except OSError as error:
+            raise LanguageModelError(f"{path}: cannot be written: {error.strerror}") from error
         finally:
             partial.unlink(missing_ok=True)
     return n_units

@@ -207,7 +207,20 @@ def _parse(numbered: tuple[int, bytes], path: Path, open_files: bool) -> Cut | s
         return f"{place}: invalid JSON: {error}"
 
 
+def _foreign_sources(found: Any) -> Iterator[str]:
+    """Where a cut would read other things than files, wherever in it that is: Lhotse runs commands in a shell."""
+    if isinstance(found, dict):
+        for source in found["sources"] if isinstance(found.get("sources"), list) else ():
+            if isinstance(source, dict) and source.get("type") != "file":
+                yield f"expected audio in a file, found a source of the type {source.get('type')!r}"
+        found = list(found.values())
+    for value in found if isinstance(found, list) else ():
+        yield from _foreign_sources(value)
+
+
 def _lhotse_cut(entry: dict[str, Any], place: str, open_files: bool) -> Cut | str:
+    for fault in _foreign_sources(entry):
+        raise ManifestError(fault)
     try:
         cut = deserialize_cut(entry)
         setattr(cut, _PLACE, place)

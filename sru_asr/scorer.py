@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from sru_asr.hotwords import Hotwords
@@ -38,6 +39,9 @@ class Scorer:
         word_bonus: for each word, since every word that is added costs the language model's score something.
         lexicon: other words may not be recognised.
         hotwords: phrases that are likelier.
+
+    Raises:
+        ValueError: a number is none.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Scorer:
         lexicon: Lexicon | None = None,
         hotwords: Hotwords | None = None,
     ) -> None:
+        if not (math.isfinite(lm_weight) and math.isfinite(word_bonus)):
+            raise ValueError(f"expected finite numbers, found {lm_weight=} and {word_bonus=}")
         self.lm = lm
         self.lm_weight = lm_weight
         self.word_bonus = word_bonus

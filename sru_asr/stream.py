@@ -187,7 +187,8 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
     if len({id(stream.model) for stream in streams}) > 1 or len({id(stream) for stream in streams}) < len(streams):
         raise ValueError("expected streams of one model, each of them once")
     # All the frames of a window at once: the audio before the first, which it needs, is gone through again each time.
-    _subsample([stream for stream in streams if stream._due])
+    for of_one_length in _by_length([stream for stream in streams if stream._due and stream._ready > stream._frames]):
+        _subsample(of_one_length)
     said: dict[int, list[Tensor]] = {id(stream): [] for stream in streams}
     while due := [stream for stream in streams if stream._due]:
         sizes: dict[tuple[int, int], list[Stream]] = {}
@@ -202,11 +203,20 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
     ]
 
 
+def _by_length(streams: list[Stream]) -> list[list[Stream]]:
+    """Groups in which none has more than twice the audio of another, as all are padded to the longest."""
+    groups: list[list[Stream]] = []
+    for stream in sorted(streams, key=lambda stream: stream._ready - stream._first):
+        shortest = groups[-1][0] if groups else stream
+        if groups and stream._ready - stream._first <= 2 * (shortest._ready - shortest._first):
+            groups[-1].append(stream)
+        else:
+            groups.append([stream])
+    return groups
+
+
 def _subsample(streams: list[Stream]) -> None:
     """Make all the subsampled frames that there is audio for. The audio before the first gives it its left context."""
-    streams = [stream for stream in streams if stream._ready > stream._frames]
-    if not streams:
-        return
     encoder, features = streams[0].model.encoder, streams[0].model.features
     # Frames of audio to hold before the next one: those that it sees, and those whose own past is not held.
     past = encoder.subsampling.past_frames - (-PAST_SAMPLES // streams[0]._hop)

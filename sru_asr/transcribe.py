@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -98,14 +98,16 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: 
                 decoder.push(stream.push(piece))
             decoder.push(stream.finish())
             samples = stream.samples
-    found = decoder.end(decoding.n_best)
+    found = decoder.end(decoding.width)
     path = found[0].path
-    texts = [" ".join(model.tokenizer.decode(one.path.tokens).split()) for one in found]
+    worth: dict[str, float] = {}  # the same text may be there in several tokenisations
+    for one in found:
+        worth.setdefault(" ".join(model.tokenizer.decode(one.path.tokens).split()), one.score)
     return Transcript(
-        text=texts[0],
+        text=next(iter(worth)),
         words=words_of(path, model.tokenizer, rate, samples / SAMPLE_RATE),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,
-        alternatives=[Alternative(text, one.score) for text, one in zip(texts, found, strict=True)],
+        alternatives=[Alternative(text, score) for text, score in islice(worth.items(), decoding.n_best)],
     )

@@ -13,6 +13,7 @@ SAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
 BINS = 10
+BLOCK = 1_000_000  # numbers drawn at a time
 
 
 class Interval(NamedTuple):
@@ -31,8 +32,8 @@ def interval(counts: Sequence[ErrorCounts]) -> Interval | None:
     errors, words = _arrays(counts)
     if len(counts) < 2 or not words.sum():
         return None
-    drawn = _draws(len(counts))
-    return _interval(_rates(drawn, errors, words))
+    drawn_errors, drawn_words = _sums(errors, words)
+    return _interval(_rates(drawn_errors, drawn_words))
 
 
 class Difference(NamedTuple):
@@ -63,8 +64,8 @@ def difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts]) -> D
     other_errors, other_words = _arrays(second)
     if len(first) < 2 or not np.array_equal(words, other_words) or not words.sum():
         raise ValueError("expected the same two or more utterances of both systems, with words in them")
-    drawn = _draws(len(first))
-    rates = _rates(drawn, other_errors, words) - _rates(drawn, errors, words)
+    drawn_errors, drawn_others, drawn_words = _sums(errors, other_errors, words)
+    rates = _rates(drawn_others, drawn_words) - _rates(drawn_errors, drawn_words)
     return Difference(
         float((other_errors.sum() - errors.sum()) / words.sum()), _interval(rates), float((rates < 0).mean())
     )
@@ -114,15 +115,22 @@ def _arrays(counts: Sequence[ErrorCounts]) -> tuple[np.ndarray, np.ndarray]:
     return errors, np.array([one.reference for one in counts], dtype=float)
 
 
-def _draws(n: int) -> np.ndarray:
-    """How often each of n is in each of the samples."""
+def _sums(*values: np.ndarray) -> list[np.ndarray]:
+    """The sum of each of some values, all (n,), in each of the samples; of many utterances there are fewer samples."""
+    n = len(values[0])
     rng = np.random.default_rng(SEED)
-    return rng.multinomial(n, np.full(n, 1 / n), size=min(SAMPLES, max(100, 100_000_000 // n)))
+    left = min(SAMPLES, max(100, 100_000_000 // n))
+    table, blocks = np.stack(values, 1), []
+    while left:
+        rows = min(left, max(1, BLOCK // n))
+        blocks.append(rng.multinomial(n, np.full(n, 1 / n), size=rows) @ table)
+        left -= rows
+    return list(np.concatenate(blocks).T)
 
 
-def _rates(drawn: np.ndarray, errors: np.ndarray, words: np.ndarray) -> np.ndarray:
+def _rates(errors: np.ndarray, words: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num((drawn @ errors) / (drawn @ words), nan=0.0, posinf=0.0)
+        return np.nan_to_num(errors / words, nan=0.0, posinf=0.0)
 
 
 def _interval(values: np.ndarray) -> Interval:

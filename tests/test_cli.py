@@ -475,6 +475,9 @@ def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_pa
     assert (status, "expected --lm FILE" in error) == (2, True)
     status, _, error = run(capsys, "lm", "train", tmp_path / "none", "--output", arpa)
     assert (status, "cannot be read as text" in error) == (2, True)
+    for wrong, message in ((tmp_path, "is a folder"), (tmp_path / "none/x.arpa", "there is no folder")):
+        status, _, error = run(capsys, "lm", "train", tmp_path / "texts.txt", "--output", wrong)
+        assert (status, message in error) == (2, True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

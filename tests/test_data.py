@@ -90,6 +90,28 @@ def test_lhotse_cuts_are_read_as_they_are(tmp_path: Path, corpus: CutSet, name: 
     assert [fastcopy(cut, custom=None) for cut in found] == list(corpus)
 
 
+@pytest.mark.parametrize("where", ["recording", "transforms", "custom"])
+@pytest.mark.parametrize("kind", ["command", "url"])
+def test_a_manifest_runs_no_command_and_fetches_nothing(tmp_path: Path, corpus: CutSet, where: str, kind: str) -> None:
+    entry = next(iter(corpus)).to_dict()
+    evil = {"type": kind, "channels": [0], "source": f"touch {tmp_path / 'run'}"}
+    recording = {**entry["recording"], "sources": [evil]}
+    if where == "recording":
+        entry["recording"] = recording
+    elif where == "transforms":
+        reverberation = {"name": "ReverbWithImpulseResponse", "kwargs": {"rir": recording, "normalize_output": True}}
+        entry["recording"]["transforms"] = [reverberation]
+    else:
+        entry["custom"] = {"target": recording}
+    manifest = write_lines(tmp_path / "m.jsonl", entry)
+    cuts, faults = read_manifest(manifest)
+    assert list(cuts) == []
+    assert faults == [f"{manifest}:1: expected audio in a file, found a source of the type '{kind}'"]
+    with pytest.raises(ManifestError, match="expected audio in a file"):
+        load_manifest(manifest)
+    assert not (tmp_path / "run").exists()
+
+
 def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
     write_audio(tmp_path / "good.wav", 0.5)
     write_audio(tmp_path / "stereo.wav", 0.5, channels=2)

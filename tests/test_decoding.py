@@ -98,6 +98,7 @@ def test_parts_of_words_are_no_phrases():
 def test_hotwords_are_read(tmp_path):
     path = write(tmp_path / "h.txt", "# names\n\nANN  SMITH\nRUBOUT\t-2.5\n")
     assert read_hotwords(path, 3.0).boosts == {"ANN SMITH": 3.0, "RUBOUT": -2.5}
+    assert read_hotwords(write(path, "\ufeffANN\n")).boosts == {"ANN": 5.0}  # as editors on Windows begin files
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_lexicon_knows_its_words_and_how_they_begin(words, part):
 
 def test_lexicons_are_read(tmp_path):
     assert read_lexicon(write(tmp_path / "a", "YES\tY EH S\nNO\tN OW\n")).words == ["NO", "YES"]
-    assert read_lexicon(write(tmp_path / "b", "YES NO\nNO MAYBE\n")).words == ["MAYBE", "NO", "YES"]
+    assert read_lexicon(write(tmp_path / "b", "\ufeffYES NO\nNO MAYBE\n")).words == ["MAYBE", "NO", "YES"]
     for path in (write(tmp_path / "c", "\n"), tmp_path / "none"):
         with pytest.raises(LexiconError, match=path.name):
             read_lexicon(path)
@@ -198,6 +199,19 @@ def test_ways_of_decoding():
     for wrong in ({"width": 0}, {"n_best": 0}, {"width": 2, "n_best": 3}):
         with pytest.raises(ValueError, match="expected a width"):
             read_decoding(**wrong)
+    for wrong in ({"word_bonus": math.nan}, {"word_bonus": math.inf}):
+        with pytest.raises(ValueError, match="expected finite numbers"):
+            read_decoding(**wrong)
+
+
+def test_alternatives_differ_in_their_texts():
+    """The tokens of ONE are those of O and NE as well."""
+    recogniser = model()
+    decoding = Decoding(Scorer(), 16, 8)
+    waveform = 0.1 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+    texts = [one.text for one in recogniser.transcribe(waveform, decoding).alternatives]
+    assert len(texts) > 1
+    assert len(set(texts)) == len(texts)
 
 
 def test_a_file_and_live_speech_are_decoded_alike_by_a_search():

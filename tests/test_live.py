@@ -7,8 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sru_asr.decoding import Decoding
+from sru_asr.lexicon import Lexicon
 from sru_asr.live import Live
 from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.scorer import Scorer
 from sru_asr.text import BLANK, CharTokenizer
 
 CHARS = CharTokenizer("AB ")
@@ -42,6 +45,27 @@ def heard(session, tokens, sizes=()):
     for piece in saying(tokens).split([*sizes, len(tokens) - sum(sizes)]):
         captions += session.take(piece)
     return captions + session.finish()
+
+
+def test_one_word_that_never_ends_is_written_down_in_parts():
+    captions = heard(live(longest_seconds=0.4), [A, BLANK, B, BLANK] * 20)
+    parts = [caption.text for caption in captions if caption.final]
+    assert "".join(parts) == "AB" * 20
+    assert max(map(len, parts)) <= 6
+
+
+def test_what_a_search_takes_back_is_closed():
+    """The lexicon knows words that begin as what is heard, but it is none of them."""
+    scorer = Scorer(lexicon=Lexicon(["ABAB"]))
+    frames = [A, BLANK, B, *[BLANK] * 12]
+
+    def captions(*sizes):
+        found = heard(live(pause_seconds=0.2, decoding=Decoding(scorer, 4)), frames, sizes)
+        return [(caption.text, caption.final) for caption in found]
+
+    assert captions(2, 5) == [("A", False), ("AB", False), ("", True)]
+    assert captions(*[1] * 15) == [("A", False), ("AB", False), ("", True)]
+    assert captions() == []  # nothing had been shown
 
 
 def test_a_caption_grows_and_is_final_after_a_pause():

@@ -218,6 +218,8 @@ def test_a_server_on_loopback_goes_by_its_own_names_and_serves_its_own_pages(ser
         assert ask(**headers).status_code in {400, 403}
     allowed = ask(Origin="https://example.org")
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://example.org")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    assert httpx.options(server.url + UPLOADS, headers={"Origin": "https://example.org", **asked}).status_code == 200
     lines = ["GET /v1/stream HTTP/1.1", "Host: example.com", "Upgrade: websocket", "Connection: Upgrade"]
     lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
     with socket.create_connection(("127.0.0.1", int(port))) as connection:
@@ -327,6 +329,14 @@ def test_what_is_neither_audio_nor_the_end_is_an_error(server, pieces, message):
         last = received(connection)[-1]
         assert last["type"] == "error"
         assert message in last["message"]
+
+
+def test_half_a_sample_at_the_end_is_an_error_behind_what_was_said(server):
+    with server.live() as connection:
+        say(connection, '{"type": "start"}', pcm(speech(2, 0)) + b"\1", '{"type": "end"}')
+        *messages, last = received(connection)
+    assert "odd number of bytes" in last["message"]
+    assert finals(messages) == expected_finals(speech(2, 0), 320)
 
 
 def test_too_large_a_message_is_the_end_of_its_session(server):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sru_asr import uncertainty as module
 from sru_asr.metrics import ErrorCounts
 from sru_asr.uncertainty import calibration, difference, interval
 
@@ -21,6 +22,13 @@ def test_the_interval_is_that_of_a_binomial_share():
     margin = 1.96 * math.sqrt(0.1 * 0.9 / 400)
     assert low == pytest.approx(0.1 - margin, abs=0.003)
     assert high == pytest.approx(0.1 + margin, abs=0.003)
+
+
+def test_drawing_in_blocks_changes_nothing(monkeypatch):
+    some = [counts(number % 4, 3 + number % 5) for number in range(50)]
+    whole = interval(some), interval(some[:7])
+    monkeypatch.setattr(module, "BLOCK", 120)
+    assert (interval(some), interval(some[:7])) == whole
 
 
 def test_where_errors_come_together_less_is_known():

@@ -104,6 +104,26 @@ def test_an_utterance_is_not_over_while_somebody_speaks(monkeypatch):
     assert captions(waveform, pause_seconds=0.2, vad=True) == plain
 
 
+def test_silence_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(module, "_run", lambda windows, states: (torch.zeros(len(windows), 1).numpy(), states))
+    live = Live(MODEL, 2, 6, vad=True)
+    monkeypatch.setattr(live._decoder, "steps", silent(live))  # no token, whatever the model hears
+    for _ in range(10):
+        live.push(torch.zeros(16_000))
+    assert len(live._activity.voice.probabilities) + len(live._activity._windows) < 40
+
+
+def silent(live):
+    """Frames that pass without a token."""
+
+    def steps(log_probs):
+        for _ in log_probs:
+            live._decoder.n_frames += 1
+            yield
+
+    return steps
+
+
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     module._network.cache_clear()
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)

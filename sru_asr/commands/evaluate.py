@@ -14,10 +14,12 @@ from sru_asr.commands.options import (
     CommandError,
     add_decoding,
     add_model,
+    check_output,
     command,
     decoding_of,
     load,
     progress,
+    write_output,
 )
 
 if TYPE_CHECKING:
@@ -85,11 +87,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    for option, path in (("--json", args.json), ("--html", args.html)):
-        if path is not None and not path.parent.is_dir():
-            raise CommandError(f"{option}: there is no folder {path.parent} to write {path.name} into")
-        if path is not None and path.is_dir():
-            raise CommandError(f"{option}: {path} is a folder, expected the name of a file to write")
+    check_output("--json", args.json)
+    check_output("--html", args.html)
     other = None if args.compare is None else _results(args.compare)
     decoding = decoding_of(args)
     model = load(args)
@@ -147,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json is not None:
         found = json.dumps({**settings, **evaluation.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)
-        _write("--json", args.json, found + "\n")
+        write_output("--json", args.json, found + "\n")
     if args.html is not None:
         from sru_asr.report import report
 
@@ -156,15 +155,8 @@ def run(args: argparse.Namespace) -> int:
         files = {name: getattr(args, name).name for name in ("lm", "lexicon", "hotwords") if getattr(args, name)}
         about = {"model": Path(args.model or "alphanum-en").name, "precision": args.precision, "context": windows}
         about |= {"decoding": decoded, **files}
-        _write("--html", args.html, report(evaluation, str(args.manifest), about))
+        write_output("--html", args.html, report(evaluation, str(args.manifest), about))
     return SOME_FAILED if evaluation.faults else OK
-
-
-def _write(option: str, path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise CommandError(f"{option}: {path} cannot be written: {error.strerror}") from error
 
 
 def _results(path: Path) -> dict[str, tuple[str, ErrorCounts]]:

@@ -10,7 +10,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sru_asr.commands.options import OK, CommandError, add_decoding, add_model, command, decoding_of, load, progress
+from sru_asr.commands.options import (
+    OK,
+    CommandError,
+    add_decoding,
+    add_model,
+    check_output,
+    command,
+    decoding_of,
+    load,
+    progress,
+    write_output,
+)
 
 
 def add(commands: Any) -> None:
@@ -62,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from sru_asr.lm import LanguageModelError, train_ngram
 
-    if not args.output.parent.is_dir():
-        raise CommandError(f"--output: there is no folder {args.output.parent} to write {args.output.name} into")
+    check_output("--output", args.output)
     try:
         texts = chain.from_iterable(map(_texts, args.texts))
         n_units = train_ngram(texts, args.output, args.order, args.unit)
@@ -95,8 +105,7 @@ def _texts(path: Path) -> Iterator[str]:
 def _tune(args: argparse.Namespace) -> int:
     if args.lm is None:
         raise CommandError("lm tune: expected --lm FILE; sru-asr lm train makes one")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise CommandError(f"--json: there is no folder {args.json.parent} to write {args.json.name} into")
+    check_output("--json", args.json)
     decoding = decoding_of(args)
     model = load(args)
     from sru_asr.manifest import ManifestError, read_manifest
@@ -120,5 +129,5 @@ def _tune(args: argparse.Namespace) -> int:
         print(f"{setting.lm_weight:6.1f}  {setting.word_bonus:10.1f}  {100 * words.rate:5.2f}  {counts}")
     print(f"best: --lm-weight {settings[0].lm_weight} --word-bonus {settings[0].word_bonus}")
     if args.json is not None:
-        args.json.write_text(json.dumps([asdict(setting) for setting in settings], indent=1) + "\n")
+        write_output("--json", args.json, json.dumps([asdict(setting) for setting in settings], indent=1) + "\n")
     return OK

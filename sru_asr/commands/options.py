@@ -154,6 +154,22 @@ def _device(args: argparse.Namespace) -> torch.device:
     return device
 
 
+def check_output(option: str, path: Path | None) -> None:
+    """See, before anything is computed, that a file can be written there."""
+    if path is not None and not path.parent.is_dir():
+        raise CommandError(f"{option}: there is no folder {path.parent} to write {path.name} into")
+    if path is not None and path.is_dir():
+        raise CommandError(f"{option}: {path} is a folder, expected the name of a file to write")
+
+
+def write_output(option: str, path: Path, text: str) -> None:
+    """Write what an option asks for."""
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise CommandError(f"{option}: {path} cannot be written: {error.strerror}") from error
+
+
 def progress(items: Iterable[T], total: int) -> Iterable[T]:
     """A progress bar on standard error where that is a terminal."""
     from rich.console import Console

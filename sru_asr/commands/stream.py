@@ -137,7 +137,7 @@ def _captions(format: str) -> Iterator[Callable[[Iterable[Caption]], None]]:
 
             def show(captions: Iterable[Caption]) -> None:
                 for caption in captions:
-                    if caption.final:
+                    if caption.final and caption.words:
                         console.print(Text(caption.text))
                     last_line.update(Text("" if caption.final else caption.text, style="dim"))
 
@@ -149,7 +149,7 @@ def _captions(format: str) -> Iterator[Callable[[Iterable[Caption]], None]]:
             if format == "json":
                 words = [word._asdict() for word in caption.words]
                 print(json.dumps({"text": caption.text, "final": caption.final, "words": words}), flush=True)
-            elif caption.final:
+            elif caption.final and caption.words:
                 print(caption.text, flush=True)
 
     yield write

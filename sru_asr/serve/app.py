@@ -120,7 +120,9 @@ def create_app(
     app.state.drain, app.state.stop = drain, files.stop
     app.add_middleware(Guard, limits=limits, files=files)
     if limits.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_headers=["Authorization"])
+        app.add_middleware(
+            CORSMiddleware, allow_origins=limits.origins, allow_methods=["GET", "POST"], allow_headers=["Authorization"]
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from sru_asr import __version__
-from sru_asr.audio import SAMPLE_RATE
+from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.live import PAUSE_SECONDS, Caption
 from sru_asr.serve.engine import ROUND_SECONDS, Ended, Engine, Session
 from sru_asr.serve.guard import allowed, bearer
@@ -67,6 +67,8 @@ async def converse(socket: WebSocket, engine: Engine, name: str, limits: Limits)
                     task.result()
             watching.cancel()
             await telling  # which ends when the session does, be it because the server stops
+            if hearing.done() and (fault := hearing.result()):
+                raise fault
         finally:
             for task in (telling, hearing, watching):
                 task.cancel()
@@ -85,14 +87,14 @@ async def say(socket: WebSocket, message: dict[str, Any]) -> None:
     """
     try:
         await asyncio.wait_for(socket.send_json(message), IDLE_SECONDS)
-    except TimeoutError:
+    except asyncio.TimeoutError:  # another one than Python's own before 3.11
         raise Refused(f"nothing was read for {IDLE_SECONDS:g} s") from None
 
 
 async def _start(socket: WebSocket, limits: Limits) -> Start:
     try:
         message = await asyncio.wait_for(_receive(socket), START_SECONDS)
-    except TimeoutError:
+    except asyncio.TimeoutError:  # another one than Python's own before 3.11
         raise Refused(f"expected a start message within {START_SECONDS:g} s") from None
     if isinstance(message, bytes):
         raise Refused('expected {"type": "start"} first, found audio')
@@ -118,13 +120,15 @@ async def _watch(session: Session) -> None:
     raise Refused(f'expected audio or {{"type": "end"}}, found nothing for {IDLE_SECONDS:g} s')
 
 
-async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
+async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> AudioError | None:
     """Take in audio until the client ends the session, or the server, which is about to stop."""
     with contextlib.suppress(Ended):
-        await _take_in(socket, session, start, limits)
+        return await _take_in(socket, session, start, limits)
+    return None
 
 
-async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
+async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Limits) -> AudioError | None:
+    """What is wrong with the end of the audio is no reason not to recognise what is before it."""
     loop = asyncio.get_running_loop()
     opened = loop.time()
     pcm, n_bytes = Pcm(start.sample_rate), 0
@@ -133,9 +137,13 @@ async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Li
         if not isinstance(message, bytes):
             if message != {"type": "end"}:
                 raise Refused('expected audio or {"type": "end"}')
-            await session.send(pcm.finish())
+            fault = None
+            try:
+                await session.send(pcm.finish())
+            except AudioError as error:
+                fault = error
             session.end()
-            return
+            return fault
         n_bytes += len(message)
         too_much = n_bytes > 2 * start.sample_rate * limits.most_stream_seconds
         if too_much or loop.time() - opened > limits.most_stream_seconds + IDLE_SECONDS:

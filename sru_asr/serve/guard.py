@@ -109,7 +109,7 @@ def _timed(receive: Receive) -> Receive:
     async def timed() -> Message:
         try:
             return await asyncio.wait_for(receive(), until - asyncio.get_running_loop().time())
-        except TimeoutError:
+        except asyncio.TimeoutError:  # another one than Python's own before 3.11
             return {"type": "http.disconnect"}
 
     return timed

@@ -3,11 +3,13 @@ const $ = (id) => document.getElementById(id);
 const key = () => $("key").value || undefined;
 let session = null; // the live one
 let spans = []; // the words of a file, to follow its player
+let turn = 0; // of what is shown: a file that was handed in before something else is not
+let following = 0; // the animation frame asked for
 
 function say(message, error = false) {
   $("status").textContent = message;
   $("status").classList.toggle("error", error);
-  if (error && /\bkey\b/.test(message)) $("key-field").hidden = false;
+  if (error && /key\b/i.test(message)) $("key-field").hidden = false;
 }
 
 function clock(seconds) {
@@ -34,6 +36,7 @@ function line(words, partial) {
 }
 
 function clear() {
+  turn += 1;
   $("text").replaceChildren();
   $("player").hidden = true;
   $("player").pause();
@@ -123,7 +126,9 @@ $("speak").onclick = async () => {
 // Files
 
 async function recognise(file) {
+  if (session) stop(session);
   clear();
+  const mine = turn;
   say(`${file.name} …`);
   const form = new FormData();
   form.append("file", file);
@@ -132,6 +137,7 @@ async function recognise(file) {
   try {
     const response = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers });
     const found = await response.json();
+    if (turn !== mine) return;
     if (!response.ok) throw new Error(found.error.message);
     say(`${file.name}: ${found.duration.toFixed(1)} s${found.words.length ? "" : ", no words"}`);
     show(found.words.map((word) => ({ text: word.word, ...word })));
@@ -139,7 +145,7 @@ async function recognise(file) {
     $("player").src = URL.createObjectURL(file);
     $("player").hidden = false;
   } catch (error) {
-    say(error.message, true);
+    if (turn === mine) say(error.message, true);
   }
 }
 
@@ -160,7 +166,8 @@ function show(words) {
 function follow() {
   const now = $("player").currentTime;
   for (const span of spans) span.classList.toggle("now", span.dataset.start <= now && now < span.dataset.end);
-  if (!$("player").paused) requestAnimationFrame(follow);
+  cancelAnimationFrame(following);
+  if (!$("player").paused) following = requestAnimationFrame(follow);
 }
 
 $("player").onplay = $("player").onseeked = follow;
