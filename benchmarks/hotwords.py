@@ -85,7 +85,7 @@ def main() -> None:
                 f"  {100 * rate:6.2f} % ({row['errors']} of {row['others']})",
                 flush=True,
             )
-    write(rows, options.json)
+            write(rows, options.json)
 
 
 if __name__ == "__main__":

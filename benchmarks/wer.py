@@ -57,8 +57,6 @@ def measure(system: str, files: list[Path], references: list[str], seconds: floa
 
     name, *options = shlex.split(system)
     script = PEERS / f"{name}.py"
-    if not script.is_file():
-        raise SystemExit(f"there is no {script}; there are {', '.join(sorted(p.stem for p in PEERS.glob('*.py')))}")
     cores = sorted(os.sched_getaffinity(0))
     threads = {f"{one}_NUM_THREADS": "1" for one in ("OMP", "MKL", "OPENBLAS")}
     with tempfile.TemporaryFile("w+") as names, tempfile.NamedTemporaryFile("r") as usage:
@@ -101,6 +99,10 @@ def main() -> None:
     parser.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="audio files and what they say")
     parser.add_argument("--systems", nargs="+", default=["ours", "moonshine", "pocketsphinx"], help="(default: all)")
     options = parser.parse_args()
+    known = sorted(path.stem for path in PEERS.glob("*.py"))
+    for system in options.systems:
+        if system.split()[:1] not in [[name] for name in known]:
+            parser.error(f"--systems: expected one of {', '.join(known)}, and its options, found {system!r}")
     from whisper_normalizer.english import EnglishTextNormalizer
 
     normalise = EnglishTextNormalizer()
@@ -126,9 +128,9 @@ def main() -> None:
             times = f"{row['compute_per_second']:11.4f}  {row['start_seconds']:8.1f}"
             rates = f"{100 * row['wer']['rate']:6.2f}  {100 * low:6.2f} {100 * high:6.2f}"
             print(f"{rates}   {times}  {sizes}  {system}", flush=True)
+            write(rows, options.json)
     for row in rows:
         print(f"{row['system']}: {row['name']}, trained on {row['trained_on']}")
-    write(rows, options.json)
 
 
 if __name__ == "__main__":
