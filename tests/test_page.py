@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,13 @@ def server():
 
 @pytest.fixture
 def page(recording, server):
+    with opened(server.url, recording) as page:
+        yield page
+
+
+@contextmanager
+def opened(url, recording):
+    """The page, which has to end without faults."""
     arguments = [
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
@@ -62,7 +70,7 @@ def page(recording, server):
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.goto(server.url)
+        page.goto(url)
         yield page
         # Chromium counts each answer of 400 and more as an error.
         assert not [fault for fault in faults if not fault.startswith("Failed to load resource")]
@@ -95,6 +103,30 @@ def test_a_file_is_read_along_with_its_player(page, recording):
     word.click()
     playwright.expect(word).to_have_class("now")
     assert page.evaluate("document.getElementById('player').currentTime") >= words[2].start
+
+
+def test_of_two_files_the_last_one_is_shown(page, recording):
+    page.set_input_files("#file", recording)
+    page.set_input_files("#file", AUDIO / SPOKEN[0])
+    playwright.expect(page.locator("#status")).to_have_text(re.compile(rf"^{SPOKEN[0]}: "), timeout=20_000)
+    page.wait_for_timeout(1_000)
+    assert lines(page) == [load_model().transcribe(AUDIO / SPOKEN[0]).text]
+
+
+def test_a_key_is_asked_for_by_who_speaks(recording, tmp_path):
+    (tmp_path / "key.txt").write_text("sesame\n")
+    server = Running(Path(SHIPPED), "--api-key-file", str(tmp_path / "key.txt"))
+    try:
+        with opened(server.url, recording) as page:
+            playwright.expect(page.locator("#key")).to_be_hidden()
+            page.click("#speak")
+            playwright.expect(page.locator("#status.error")).to_contain_text("api_key", timeout=10_000)
+            page.fill("#key", "sesame")
+            page.click("#speak")
+            playwright.expect(page.locator("#text p")).to_have_count(1, timeout=20_000)
+            page.click("#speak")
+    finally:
+        assert server.stop(signal.SIGTERM) == 0
 
 
 def test_what_is_no_audio_is_said_on_the_page(page, tmp_path):
