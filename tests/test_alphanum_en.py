@@ -30,7 +30,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     before, path = set(sys.modules), list(sys.path)
     sys.path.insert(0, str(RECIPE))
     modules = {}
-    for name in ("prepare", "evaluate", "ship"):
+    for name in ("prepare", "evaluate", "ship", "average"):
         spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -39,7 +39,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in {"prepare", "evaluate", "ship", "rows", "an4", "fsdd", "alphanum"}:
+        if name.split(".")[0] in {"prepare", "evaluate", "ship", "average", "rows", "an4", "fsdd", "alphanum"}:
             del sys.modules[name]
 
 
@@ -97,12 +97,33 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
     third = {"max_epochs": 32, "init_from": {"name": "b", "settings": second}, "data_sets": sets}
     assert trainings(third) == "3 trainings (24, 5, 32 epochs), the first from nothing, each other from the one before"
     assert "(24, 5, 29 of 32 epochs)" in trainings(third | {"stopped_after": 29})
+    assert trainings(third | {"averaged": True}).endswith("before; the mean of the last two's weights (`average.py`)")
     for unknown in ("runs/a", {"name": "a", "settings": None}):
         with pytest.raises(ValueError, match="does not say how it was trained"):
             trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})
     first["data_sets"] = {"train": ["speechocean762/train.jsonl.gz"]}
     with pytest.raises(ValueError, match="trained on speechocean762, too"):
         trainings(third)
+
+
+def test_a_model_is_averaged_with_the_one_it_began_with(
+    recipe: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer()) for _ in "ab")
+    first.training_data = {"settings": {"max_epochs": 8, "init_from": None}}
+    second.training_data = {"settings": {"max_epochs": 5, "init_from": {"name": "a", **first.training_data}}}
+    for name, model in (("a", first), ("b", second)):
+        model.save(tmp_path / f"{name}.safetensors")
+    command = ["average.py", *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "--output-dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    recipe["average"].main()
+    mean = sru_asr.load_model(tmp_path)
+    assert mean.training_data["settings"] == second.training_data["settings"] | {"averaged": True}
+    for found, *others in zip(*(model.parameters() for model in (mean, first, second)), strict=True):
+        torch.testing.assert_close(found, sum(others) / 2)
+    monkeypatch.setattr("sys.argv", [command[0], command[2], command[1], *command[3:]])
+    with pytest.raises(ValueError, match="did not begin with"):
+        recipe["average"].main()
 
 
 def test_what_is_measured_ships_with_its_card(

@@ -102,7 +102,8 @@ def trainings(settings: dict[str, Any]) -> str:
     epochs = ", ".join(f"{when}{one['max_epochs']}" for when, one in zip(stopped, chain, strict=True))
     if len(chain) == 1:
         return f"{epochs} epochs, no pre-trained weights"
-    return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before"
+    averaged = "; the mean of the last two's weights (`average.py`)" if settings.get("averaged") else ""
+    return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before{averaged}"
 
 
 def check_settings(models: list[Path]) -> None:

@@ -140,7 +140,7 @@ async function recognise(file) {
     if (turn !== mine) return;
     if (!response.ok) throw new Error(found.error.message);
     say(`${file.name}: ${found.duration.toFixed(1)} s${found.words.length ? "" : ", no words"}`);
-    show(found.words.map((word) => ({ text: word.word, ...word })));
+    show(found.words.map((word) => ({ text: word.word, ...word })), found.segments);
     if ($("player").src) URL.revokeObjectURL($("player").src);
     $("player").src = URL.createObjectURL(file);
     $("player").hidden = false;
@@ -149,17 +149,10 @@ async function recognise(file) {
   }
 }
 
-// A new line begins where somebody paused.
-function show(words) {
-  let current = [];
-  for (const word of words) {
-    if (current.length && word.start - current.at(-1).end > 0.5) {
-      $("text").append(line(current, false));
-      current = [];
-    }
-    current.push(word);
-  }
-  if (current.length) $("text").append(line(current, false));
+// A line for each segment, which ends where somebody paused.
+function show(words, segments) {
+  for (const { start, end } of segments)
+    $("text").append(line(words.filter((word) => start <= word.start && word.end <= end), false));
   spans = [...$("text").querySelectorAll("span[data-start]")];
 }
 
