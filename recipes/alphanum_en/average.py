@@ -7,6 +7,7 @@ example: python recipes/alphanum_en/average.py runs/first runs/second --output-d
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from sru_asr.script import run
 
@@ -23,8 +24,8 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True, help="where the mean goes")
     arguments = parser.parse_args()
     first, second = (load_model(path) for path in (arguments.first, arguments.second))
-    settings = second.training_data.get("settings")
-    began_with = settings.get("init_from") if isinstance(settings, dict) else None
+    settings: dict[str, Any] = second.training_data.get("settings") or {}
+    began_with = settings.get("init_from")
     if not isinstance(began_with, dict) or began_with.get("settings") != first.training_data.get("settings"):
         raise ValueError(
             f"{arguments.second} did not begin with {arguments.first}, as its settings say: no mean of them"
