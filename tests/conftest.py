@@ -7,7 +7,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No timing decides a test: a machine that does other things takes several times as long.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; the tests of Ctrl-C would wait in vain.
 if threading.current_thread() is threading.main_thread():
