@@ -130,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
     if args.speakers:
         for speaker, counts in sorted(evaluation.speakers.items(), key=lambda item: -item[1].rate):
             print(f"{speaker or '(no speaker)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
+    if set(evaluation.groups) == {""}:
+        print(f"sru-asr: --group: no utterance says its {args.group}", file=sys.stderr)
     for group, counts in sorted(evaluation.groups.items()):
         print(f"{args.group} {group or '(not said)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
     if not evaluation.results:
