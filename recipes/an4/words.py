@@ -1,9 +1,10 @@
-"""The words of AN4's training speakers one by one: when each is said, and a manifest of them as utterances.
+"""The words of AN4's speakers one by one: when each is said, and a manifest of them as utterances.
 
-When is in words.tsv: utterance, word, start and end in hundredths of a second, from forced alignment with PocketSphinx
-and the English model that comes with it. This script makes that file anew.
+When is in words.tsv, of the training speakers: utterance, word, start and end in hundredths of a second, from forced
+alignment with PocketSphinx and the English model that comes with it. This script makes that file anew.
 
 example: pip install sru-asr[align] && python recipes/an4/words.py --corpus-dir ../shared/corpora/an4
+example: python recipes/an4/words.py --split dev --output dev-words.tsv  # what benchmarks/word_times.py asks for
 """
 
 import argparse
@@ -94,17 +95,17 @@ def _read(path: Path) -> Iterator[Word]:
             raise ValueError(f"{path}:{number}: expected {COLUMNS} with tabs between them, found {line!r}") from error
 
 
-def align(train: Path) -> Iterator[Word]:
-    """Finds the words of a training part by forced alignment; utterances that it does not fit are left out, and named.
+def align(manifest: Path) -> Iterator[Word]:
+    """Finds the words of utterances by forced alignment; those that it does not fit are left out, and named.
 
     Args:
-        train: Its manifest; recordings of 16 kHz.
+        manifest: Theirs; recordings of 16 kHz.
     """
     from lhotse import CutSet
     from pocketsphinx import Decoder
 
     decoder = Decoder(lm=None, loglevel="FATAL", beam=1e-80, wbeam=1e-60, pbeam=1e-80)
-    for cut in CutSet.from_file(train):
+    for cut in CutSet.from_file(manifest):
         text = cut.supervisions[0].text.lower()
         decoder.set_align_text(text)
         decoder.start_utt()
@@ -127,10 +128,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus-dir", type=Path, help="as for prepare.py (default: fetch it)")
     parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared/an4", help="default: %(default)s")
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="default: %(default)s")
+    parser.add_argument("--split", default="train", choices=("train", "dev"), help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=TIMES, help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    train = prepare(arguments.corpus_dir, arguments.prepared_dir, arguments.download_dir)["train"]
-    lines = ["\t".join(COLUMNS), *("\t".join(map(str, word)) for word in align(train))]
+    if arguments.split != "train" and arguments.output == TIMES:
+        parser.error(f"expected --output with --split {arguments.split}: {TIMES.name} is of the training speakers")
+    manifest = prepare(arguments.corpus_dir, arguments.prepared_dir, arguments.download_dir)[arguments.split]
+    lines = ["\t".join(COLUMNS), *("\t".join(map(str, word)) for word in align(manifest))]
     arguments.output.write_text("\n".join(lines) + "\n")
 
 
