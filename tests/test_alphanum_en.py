@@ -142,6 +142,7 @@ def test_what_is_measured_ships_with_its_card(
     assert [result["training"]["settings"]["seed"] for result in (first, second)] == [0, 1]
     assert len(first["rows"]) == len(second["rows"]) == 4 * 4
     assert [row["words"]["reference"] for row in first["rows"]] == [6] * 4 + [2] * 4 + [4] * 4 + [6] * 4
+    assert [row["gain_db"] for row in first["levels"]] == [-20, -10, 10, 20] * 3
     assert first["without_speech"]["utterances"] == 3
 
     card = (tmp_path / "out/README.md").read_text()
@@ -155,6 +156,8 @@ def test_what_is_measured_ships_with_its_card(
         f"{sum(rates) / 2:.2f} % ({min(rates):.2f} to {max(rates):.2f}) |"
     )
     assert expected in card.splitlines()
+    quiet, _, loud, _ = (f"{100 * row['words']['rate']:.2f} %" for row in first["levels"][:4])
+    assert any(line.startswith(f"| AN4 | {quiet} | ") and f" | {loud} | " in line for line in card.splitlines())
     men = [first["rows"][0]["speakers"][name] for name in ("mabc", "mxyz")]
     rate = 100 * sum(counts["errors"] for counts in men) / 4
     assert f"| AN4 | men, 2 | 4 | {rate:.2f} % |" in card.splitlines()

@@ -1,4 +1,4 @@
-"""Measures models on the development sets of `alphanum-en`: at full context, at each latency, and without speech.
+"""Measures models on the development sets of `alphanum-en`: at full context, at each latency and level, without speech.
 
 example: python recipes/alphanum_en/evaluate.py runs/alphanum_en --corpora-dir ~/corpora --json results.json
 """
@@ -23,6 +23,8 @@ SETS = {"an4": "dev", "an4_row": "dev", "fsdd": "dev", "alphanum": "test"}
 # What of a window may be lookahead, where the best split is looked for.
 SHARES = (0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 NOISES = 200
+# How much louder than they were recorded; AN4's speech is at about -30 dB below full scale, data/alphanum's at -20.
+LEVELS_DB = (-20, -10, 10, 20)
 
 
 def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dic
         splits: Whether to try every split of each latency.
 
     Returns:
-        `training`, what the model says of its own; `rows`, see `word_errors`; and `without_speech`.
+        `training`, what the model says of its own; `rows`, see `word_errors`; `levels` and `without_speech`.
     """
     from sru_asr.model import load_model
 
@@ -43,6 +45,7 @@ def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dic
     return {
         "training": model.training_data,
         "rows": word_errors(model, manifests, windows_of(model, splits)),
+        "levels": at_levels(model, manifests),
         "without_speech": without_speech(model),
     }
 
@@ -87,6 +90,29 @@ def word_errors(
                 f"({words.hits}, {words.substitutions}, {words.deletions}, {words.insertions})",
                 flush=True,
             )
+    return rows
+
+
+def at_levels(model: "Recognizer", manifests: dict[str, Path]) -> list[dict[str, Any]]:
+    """Word errors at full context where everything is louder or quieter than it was recorded.
+
+    Returns:
+        For each set but the one in a row, and each of `LEVELS_DB`: `set`, `split`, `gain_db` and the counts of `words`.
+    """
+    from lhotse import CutSet
+
+    from sru_asr.evaluation import evaluate
+    from sru_asr.manifest import load_manifest
+
+    rows = []
+    for name in SETS:
+        if name == "an4_row":
+            continue
+        cuts = load_manifest(manifests[name])
+        for gain in LEVELS_DB:
+            words = evaluate(model, CutSet.from_cuts(cut.perturb_volume(10 ** (gain / 20)) for cut in cuts)).words
+            rows.append({"set": name, "split": SETS[name], "gain_db": gain, "words": words.to_dict()})
+            print(f"{name} {SETS[name]}  {gain:+d} dB  WER {100 * words.rate:6.2f} %", flush=True)
     return rows
 
 

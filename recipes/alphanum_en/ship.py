@@ -83,9 +83,26 @@ def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
         commit=results[0]["commit"],
         latencies="\n".join(latency_table(results)),
         groups="\n".join(group_table(results[0]["rows"])),
+        levels="\n".join(level_table(results[0])),
         noises=silence["utterances"],
         not_empty=silence["not_empty"],
     )
+
+
+def level_table(result: dict[str, Any]) -> list[str]:
+    """WER of each set at full context, at each level."""
+    rates: dict[str, dict[int, float]] = {}
+    for row in result["levels"]:
+        rates.setdefault(row["set"], {})[row["gain_db"]] = 100 * row["words"]["rate"]
+    for row in result["rows"]:
+        if row["set"] in rates and not row["chunk"]:
+            rates[row["set"]][0] = 100 * row["words"]["rate"]
+    gains = sorted(next(iter(rates.values())))
+    lines = [f"| set | {' | '.join(f'{gain:+d} dB' if gain else 'as recorded' for gain in gains)} |"]
+    lines.append("|---" * (len(gains) + 1) + "|")
+    for name, of_set in rates.items():
+        lines.append(f"| {NAMES[name]} | {' | '.join(f'{of_set[gain]:.2f} %' for gain in gains)} |")
+    return lines
 
 
 def trainings(settings: dict[str, Any]) -> str:
