@@ -20,8 +20,12 @@ from sru_asr.audio import SAMPLE_RATE
 DECAY_60_DB = 60 / 20 * np.log(10)
 # Between these frequencies a channel's gain is a straight line over the logarithm of frequency.
 CHANNEL_HERTZ = (60, 150, 400, 1000, 2500, 6000)
-# What telephones and old recordings leave of the spectrum ends somewhere here.
+# What is left of the spectrum ends somewhere here, half of the time as telephones have it.
 BAND_HERTZ = (3300, 7000)
+TELEPHONE_HERTZ = (3300, 4000)
+# Above the limit nothing is left of it, after octaves from a wall, as where 8 kHz were sampled, to a slope.
+BAND_OCTAVES = (0.03, 1.0)
+BAND_DB = 100
 # Noise has power falling with frequency to the power of 0 (white) to 2 (brown).
 NOISE_COLOURS = (0.0, 2.0)
 TRIM_SAMPLES = 160  # 10 ms
@@ -50,7 +54,9 @@ class AugmentConfig:
         channel: probability of a microphone's frequency response.
         channel_db: most that it adds or takes away anywhere.
         band: probability of an upper limit to the frequencies, as telephones have.
-        gain_db: most by which the level changes.
+        level: probability that the level is set anew. Else it tells a model which data set it hears, and from that what
+            is likely to be said (docs/log.md).
+        level_db: root mean square that speech then has, the lowest and the highest, in decibels below full scale.
         trim: probability that what is quiet at both ends is cut off, faint consonants at times included, as recordings
             of single words often have it.
         clip: probability that of a word said alone only the loud middle is left, so that SIX keeps its vowel and loses
@@ -69,8 +75,9 @@ class AugmentConfig:
     reverb_seconds: float = 0.6
     channel: float = 0.25
     channel_db: float = 8.0
-    band: float = 0.15
-    gain_db: float = 10.0
+    band: float = 0.3
+    level: float = 1.0
+    level_db: tuple[float, float] = (-45.0, -10.0)
     trim: float = 0.3
     clip: float = 0.3
     clip_words: tuple[str, ...] = ()
@@ -80,21 +87,23 @@ class AugmentConfig:
     no_speech: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("noise", "reverb", "channel", "band", "trim", "clip", "join", "no_speech"):
+        for name in ("noise", "reverb", "channel", "band", "trim", "clip", "level", "join", "no_speech"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment {name} must be a probability from 0 to 1, found {getattr(self, name)}")
-        for name in ("channel_db", "gain_db", "padding_seconds", "pause_seconds"):
+        for name in ("channel_db", "padding_seconds", "pause_seconds"):
             if not 0 <= getattr(self, name) <= 60:
                 raise ValueError(f"augment {name} must be from 0 to 60, found {getattr(self, name)}")
         if not 0.05 <= self.reverb_seconds <= 10:
             raise ValueError(f"augment reverb_seconds must be from 0.05 to 10, found {self.reverb_seconds}")
+        if not -90 <= self.level_db[0] <= self.level_db[1] <= 0:
+            raise ValueError(f"augment level_db must be two levels from -90 to 0, the lower first: {self.level_db}")
         if not -20 <= self.snr_db[0] <= self.snr_db[1] <= 100:
             raise ValueError(f"augment snr_db must be two ratios from -20 to 100, the lower first: {self.snr_db}")
 
     @classmethod
     def none(cls) -> AugmentConfig:
         """Leaves audio as it is."""
-        return cls(noise=0, reverb=0, channel=0, band=0, gain_db=0, trim=0, clip=0, padding_seconds=0, no_speech=0)
+        return cls(noise=0, reverb=0, channel=0, band=0, level=0, trim=0, clip=0, padding_seconds=0, no_speech=0)
 
 
 class Augmented:
@@ -123,8 +132,7 @@ class Augmented:
             text: what is said in it, normalised; empty where nobody knows.
 
         Returns:
-            (samples,) float32, of the same level up to `gain_db`, so that peaks may lie above 1; with `padding_seconds`
-            it is longer.
+            (samples,) float32, peaks of which may lie above 1; with `padding_seconds` it is longer.
         """
         return self.joined([(waveform, text)])
 
@@ -141,7 +149,9 @@ class Augmented:
         if not self.has_speech or (self._happens(config.noise) and level > QUIETEST):
             snr = draw(*config.snr_db) if self.has_speech else 0.0
             samples = samples + self._noise(len(samples)) * np.float32(level * 10 ** (-snr / 20))
-        return torch.from_numpy(samples * np.float32(10 ** (draw(-config.gain_db, config.gain_db) / 20)))
+        if self.has_speech and self._happens(config.level) and level > QUIETEST:
+            samples = samples * np.float32(10 ** (draw(*config.level_db) / 20) / level)
+        return torch.from_numpy(samples)
 
     def _happens(self, probability: float) -> bool:
         return bool(self._random.random() < probability)
@@ -208,8 +218,10 @@ class Augmented:
         if channel:
             points = draw(-config.channel_db, config.channel_db, len(CHANNEL_HERTZ))
             decibels += np.interp(np.log(hertz + 1), np.log(CHANNEL_HERTZ), points)
-        if band:  # 60 dB in the octave above the limit
-            decibels -= np.clip(np.log2((hertz + 1) / draw(*BAND_HERTZ)), 0, 1) * 60
+        if band:
+            limit = draw(*(TELEPHONE_HERTZ if self._happens(0.5) else BAND_HERTZ))
+            octaves = np.exp(draw(*np.log(BAND_OCTAVES)))
+            decibels -= np.clip(np.log2((hertz + 1) / limit) / octaves, 0, 1) * BAND_DB
         filtered = np.fft.irfft(spectrum * 10 ** (decibels / 20), size)[: len(samples)].astype(np.float32)
         return filtered * np.float32(_rms(samples) / max(_rms(filtered), 1e-12))
 

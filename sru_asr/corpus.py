@@ -1,5 +1,6 @@
 """A corpus as rows of utterances, written down as a Lhotse manifest, its audio decoded once before it is relied on."""
 
+import hashlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
     from lhotse.cut import Cut
 
     from sru_asr.audio import Header
@@ -103,10 +105,11 @@ def flac_copies(utterances: Iterable[Utterance], folder: Path) -> list[Utterance
 
     Args:
         utterances: The rows of the corpus.
-        folder: Where copies go; those that are there and not older than their source are kept.
+        folder: Where copies go; those of files that have not changed since are kept.
 
     Raises:
         AudioError: A file cannot be decoded.
+        OSError: A copy cannot be written.
     """
     utterances = list(utterances)
     with threads() as pool:
@@ -115,20 +118,51 @@ def flac_copies(utterances: Iterable[Utterance], folder: Path) -> list[Utterance
 
 
 def _flac_copy(utterance: Utterance, folder: Path) -> Utterance:
-    import soundfile
-
     from sru_asr.audio import SAMPLE_RATE, read
 
     if utterance.audio.suffix != ".opus":
         return utterance
-    copy = folder / f"{utterance.id}.flac"
-    if not copy.is_file() or copy.stat().st_mtime < utterance.audio.stat().st_mtime:
+    copy = copy_of(utterance.audio, folder, utterance.id)
+    if not copy.is_file():
         waveform = read(utterance.audio)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = copy.with_suffix(f".{os.getpid()}.part")  # others may prepare the same corpus
-        soundfile.write(part, waveform / waveform.abs().max().clamp(min=1), SAMPLE_RATE, format="FLAC")
-        part.replace(copy)
+        write_flac(copy, (waveform / waveform.abs().max().clamp(min=1)).numpy(), SAMPLE_RATE)
     return utterance._replace(audio=copy)
+
+
+def copy_of(source: Path, folder: Path, name: str) -> Path:
+    """Where a FLAC copy of a file belongs: a name of its own for each file, and each state of it.
+
+    So two corpora that share a folder, and names of utterances, do not get each other's audio.
+    """
+    status = source.stat()
+    state = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return folder / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.flac"
+
+
+def write_flac(path: Path, samples: "np.ndarray", sample_rate: int) -> None:
+    """Writes 16-bit FLAC, which appears only when it is complete; its folder is made.
+
+    Args:
+        path: The file.
+        samples: `(samples,)`, int16, or floats in [-1, 1].
+        sample_rate: In Hz.
+
+    Raises:
+        OSError: It cannot be written, for example as the disk is full.
+    """
+    import soundfile
+
+    from sru_asr.audio import AudioError, check
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")  # others may prepare the same corpus
+    try:
+        soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
+        check(part)  # soundfile does not say that the disk is full when it writes the last samples
+    except (soundfile.LibsndfileError, AudioError) as error:
+        part.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
+    part.replace(path)
 
 
 @contextmanager

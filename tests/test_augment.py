@@ -213,6 +213,15 @@ def test_a_band_ends():
         assert decibels(spectrum[2_000 : BAND_HERTZ[0]].mean() / spectrum[:2_000].mean()) == pytest.approx(0, abs=1)
 
 
+def test_some_bands_end_as_where_8_khz_were_sampled():
+    """Else only FSDD would sound so, and a model would expect digits on the telephone."""
+    walls = 0
+    for key in map(str, range(60)):
+        spectrum = torch.fft.rfft(torch.hann_window(16_000) * changed(signal(), key, band=1.0).double()).abs().square()
+        walls += decibels(spectrum[4_200:].mean() / spectrum[:3_000].mean()) < -60
+    assert 5 < walls < 55
+
+
 def test_a_channel_bends_the_spectrum_within_its_limits():
     before = torch.fft.rfft(signal(64_000)).abs()
     for key in map(str, range(10)):
@@ -222,10 +231,27 @@ def test_a_channel_bends_the_spectrum_within_its_limits():
         assert 0.5 < float(smooth.max() - smooth.min()) <= 12.1
 
 
-def test_levels_change_within_their_limits():
-    gains = [decibels(power(changed(signal(), key, gain_db=10.0)) / power(signal())) for key in map(str, range(100))]
-    assert -10 <= min(gains) < -7
-    assert 7 < max(gains) <= 10
+@pytest.mark.parametrize("recorded", [0.001, 0.1])
+def test_a_level_says_nothing_about_how_loud_the_recording_was(recorded):
+    """The shipped model once took the level of FSDD for a sign that a digit is said, and of AN4 for a letter."""
+    waveform = recorded * signal()
+    found = [changed(waveform, key, level=1.0, level_db=(-40.0, -20.0)) for key in map(str, range(100))]
+    levels = [decibels(power(each)) for each in found]
+    assert -40 <= min(levels) < -37
+    assert -23 < max(levels) <= -20
+    assert torch.allclose(found[0] / found[0].std(), waveform / waveform.std(), atol=1e-5)
+
+
+def test_a_level_is_that_of_speech_and_not_of_the_pauses_between():
+    part, config = (signal(), "A"), replace(NONE, level=1.0, level_db=(-30.0, -30.0), pause_seconds=2.0)
+    found = Augmented(config, "key").joined([part, part])
+    assert len(found) > 2 * len(part[0])
+    assert decibels(power(found[found != 0])) == pytest.approx(-30, abs=0.1)
+
+
+def test_where_nothing_is_said_no_noise_is_made_of_it():
+    silence = torch.full((1_000,), 2.0**-15)
+    assert torch.equal(changed(silence, level=1.0), silence)
 
 
 def test_padding_is_silent_and_on_both_sides():
@@ -285,7 +311,9 @@ def test_few_utterances_lose_their_speech():
     [
         ({"noise": 1.5}, "noise must be a probability"),
         ({"no_speech": -0.1}, "no_speech must be a probability"),
-        ({"gain_db": float("nan")}, "gain_db must be from 0 to 60"),
+        ({"channel_db": float("nan")}, "channel_db must be from 0 to 60"),
+        ({"level": 2.0}, "level must be a probability"),
+        ({"level_db": (-10.0, -40.0)}, "level_db must be two levels"),
         ({"padding_seconds": 100.0}, "padding_seconds must be from 0 to 60"),
         ({"reverb_seconds": 0.0}, "reverb_seconds must be from 0.05"),
         ({"snr_db": (20.0, 10.0)}, "snr_db must be two ratios"),

@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 import random
+import resource
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from recipe_scripts import load_prepare
 
 from sru_asr import audio
-from sru_asr.corpus import Utterance, flac_copies
+from sru_asr.corpus import Utterance, copy_of, flac_copies, write_flac
 from sru_asr.download import DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +90,8 @@ def test_reads_every_format(tmp_path: Path, suffix: str) -> None:
             assert (cut["recording"]["sampling_rate"], cut["duration"]) == (16_000, 0.5)
             found = soundfile.read(source(cut), dtype="int16")[0]
             if suffix == ".opus":
-                assert source(cut) == tmp_path / f"out/audio/{cut['id']}.flac"
+                opus = tmp_path / f"speechocean762/WAVE/SPEAKER{speaker}/{cut['id']}.opus"
+                assert source(cut) == copy_of(opus, tmp_path / "out/audio", cut["id"])
                 assert np.corrcoef(found, made[cut["id"]])[0, 1] > 0.98
             else:
                 assert source(cut) == tmp_path / f"speechocean762/WAVE/SPEAKER{speaker}/{cut['id']}{suffix}"
@@ -111,7 +114,7 @@ def test_takes_the_file_that_wav_scp_names(tmp_path: Path) -> None:
 def test_decodes_only_what_is_new(tmp_path: Path) -> None:
     make_corpus(tmp_path, ".opus", test=False)
     opus = sorted(tmp_path.glob("WAVE/*/*.opus"))
-    copies = [tmp_path / f"out/audio/{path.stem}.flac" for path in opus]
+    copies = [copy_of(path, tmp_path / "out/audio", path.stem) for path in opus]
     inodes = []
     for _ in range(2):
         recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
@@ -122,8 +125,36 @@ def test_decodes_only_what_is_new(tmp_path: Path) -> None:
     later = copies[0].stat().st_mtime + 10
     os.utime(opus[0], (later, later))
     recipe.prepare(tmp_path, tmp_path / "out", tmp_path)
-    assert np.corrcoef(soundfile.read(copies[0])[0], tone(9))[0, 1] > 0.98
+    copy = copy_of(opus[0], tmp_path / "out/audio", opus[0].stem)
+    assert np.corrcoef(soundfile.read(copy)[0], tone(9))[0, 1] > 0.98
     assert copies[1].stat().st_ino == inodes[0][1]
+
+
+def test_two_corpora_in_one_folder_keep_their_own_audio(tmp_path: Path) -> None:
+    """Copies used to be found by the utterance's name alone."""
+    found = []
+    for name, number in (("first", 1), ("second", 9)):
+        write(tmp_path / name / "a.opus", tone(number))
+        found += flac_copies([Utterance("a", tmp_path / name / "a.opus", "TEXT", "speaker")], tmp_path / "copies")
+    for utterance, number in zip(found, (1, 9), strict=True):
+        assert np.corrcoef(soundfile.read(utterance.audio)[0], tone(number))[0, 1] > 0.98
+
+
+def test_a_copy_that_the_disk_has_no_room_for_is_not_kept(tmp_path: Path) -> None:
+    """The last samples are written when soundfile closes a file, which says nothing of it."""
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, 16_000).astype(np.int16)
+    write_flac(tmp_path / "whole.flac", samples, 16_000)
+    size = (tmp_path / "whole.flac").stat().st_size
+    old, signals = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for room in (1_000, size // 2, size - 1):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, old[1]))
+            with pytest.raises(OSError, match=r"damaged\.flac could not be written .*is the disk full\?"):
+                write_flac(tmp_path / "damaged.flac", samples, 16_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, signals)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.flac"]
 
 
 def test_copies_do_not_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.corpus import Utterance, write_cuts, write_flac
 
 PAUSE_SECONDS = 1.5
 NOISE = 1e-4  # root mean square of what is heard in a pause: no room is silent
@@ -20,7 +20,6 @@ def prepare_rows(manifest: Path, folder: Path) -> Path:
         The manifest.
     """
     import numpy as np
-    import soundfile
 
     from sru_asr.audio import SAMPLE_RATE
     from sru_asr.data import load_waveform
@@ -29,7 +28,6 @@ def prepare_rows(manifest: Path, folder: Path) -> Path:
     of_speakers = defaultdict(list)
     for cut in load_manifest(manifest):
         of_speakers[cut.supervisions[0].speaker].append(cut)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, (speaker, cuts) in enumerate(sorted(of_speakers.items())):
         rng = np.random.default_rng(number)
@@ -38,9 +36,7 @@ def prepare_rows(manifest: Path, folder: Path) -> Path:
             pause = NOISE * rng.standard_normal(int(PAUSE_SECONDS * SAMPLE_RATE), dtype=np.float32)
             parts += [load_waveform(cut).numpy(), pause]
         path = folder / f"{speaker}.flac"
-        part = path.with_suffix(".part")
-        soundfile.write(part, np.concatenate(parts), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        part.replace(path)
+        write_flac(path, np.concatenate(parts), SAMPLE_RATE)
         rows.append(Utterance(speaker, path, " ".join(cut.supervisions[0].text for cut in cuts), speaker))
     write_cuts(rows, folder / "dev.jsonl.gz")
     return folder / "dev.jsonl.gz"

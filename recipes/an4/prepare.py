@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sru_asr.corpus import Utterance, numbered_lines, write_cuts
+from sru_asr.corpus import Utterance, copy_of, numbered_lines, write_cuts, write_flac
 from sru_asr.download import fetch
 from sru_asr.script import run_preparation
 
@@ -124,7 +124,7 @@ def _read_part(corpus: Path, part: str, output_dir: Path) -> list[Utterance]:
         if audio is None:
             raise ValueError(f"{fileids}:{number}: expected one of {', '.join(map(str, candidates))}, found none")
         if audio.suffix in (".raw", ".sph"):
-            audio = _to_flac(audio, output_dir / f"audio/{fileid}.flac")
+            audio = _to_flac(audio, copy_of(audio, output_dir / "audio", fileid))
         utterances.append(Utterance(utterance_id, audio, texts[utterance_id], Path(folder).name))
     return utterances
 
@@ -148,6 +148,8 @@ def _to_flac(source: Path, target: Path) -> Path:
     """Copies audio that not every reader takes: `.raw` has no header, and for `.sph` lhotse may want sph2pipe."""
     import soundfile
 
+    if target.is_file():
+        return target
     if source.suffix == ".raw":
         samples, sample_rate = _read_raw(source), RAW_SAMPLE_RATE
     else:
@@ -155,10 +157,8 @@ def _to_flac(source: Path, target: Path) -> Path:
 
         check(source)  # which finds what soundfile reads as if it were whole, and names it
         samples, sample_rate = soundfile.read(source, dtype="int16")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
-    return part.replace(target)
+    write_flac(target, samples, sample_rate)
+    return target
 
 
 def _read_raw(path: Path) -> "np.ndarray":
