@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 SPACE = "\u2581"
 # What a word is worth at least that the model does not know: the <unk> of many models is as good as forbidden.
 UNKNOWN = math.log(1e-5)
-MOST_ORDER = 5
+ORDERS = 2, 5  # KenLM reads no unigrams alone
 
 
 class LanguageModelError(ValueError):
@@ -89,6 +89,13 @@ class Ngram:
         return self.score(state, "</s>")[0]
 
 
+def _check_discounts(path: Path) -> None:
+    """Refuse a model that forbids what it was trained on, as where each n-gram occurs once: all is discounted then."""
+    forbidden = re.search(r"^-99[.0]*\t(?!<s>(?:\t|$))([^\t\n]*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if forbidden:
+        raise ValueError(f"{forbidden[1]!r} would be forbidden, as all that occurs occurs equally often")
+
+
 def _add_unknown(path: Path) -> None:
     """Give an ARPA file a word for those that it does not know, which kaldingram leaves out."""
     text = path.read_text(encoding="utf-8")
@@ -106,7 +113,7 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
     Args:
         texts: normalised, as `sru_asr.text.normalize` has them.
         path: the file.
-        order: the n of its n-grams, 1 to 5.
+        order: the n of its n-grams, 2 to 5.
         unit: what its units are.
 
     Returns:
@@ -119,8 +126,9 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
         from kaldingram.train import main
     except ModuleNotFoundError as error:
         raise LanguageModelError("training a language model needs kaldingram: pip install 'sru-asr[lm]'") from error
-    if not 1 <= order <= MOST_ORDER:
-        raise LanguageModelError(f"expected an order of 1 to {MOST_ORDER}, found {order}")
+    least, most = ORDERS
+    if not least <= order <= most:
+        raise LanguageModelError(f"expected an order of {least} to {most}, found {order}")
     n_units = 0
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "texts"
@@ -136,11 +144,13 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             main(["--ngram-order", str(order), "--text", str(corpus), "--lm", str(partial)])
+            _check_discounts(partial)
             _add_unknown(partial)
             partial.replace(path)
         except (ArithmeticError, ValueError, KeyError, AssertionError) as error:
             raise LanguageModelError(
-                f"{n_units} units are too few for {order}-grams ({error}): take a lower order, or more text"
+                f"{n_units} units are too few for {order}-grams ({error}): take more text"
+                + (", or a lower order" if order > least else "")
             ) from error
         except OSError as error:
             raise LanguageModelError(f"{path}: cannot be written: {error.strerror}") from error

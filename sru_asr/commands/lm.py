@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
         "texts", nargs="+", type=Path, metavar="FILE", help="texts, one a line, or manifests (.jsonl, .jsonl.gz)"
     )
     train.add_argument("--output", required=True, type=Path, metavar="FILE", help="the ARPA file")
-    train.add_argument("--order", type=int, default=3, metavar="N", help="the n of its n-grams, 1 to 5 (default: 3)")
+    train.add_argument("--order", type=int, default=3, metavar="N", help="the n of its n-grams, 2 to 5 (default: 3)")
     train.add_argument("--unit", choices=("word", "character"), default="word", help="(default: word)")
     tune = command(
         actions,
@@ -96,7 +96,7 @@ def _texts(path: Path) -> Iterator[str]:
         yield from (normalize(cut.supervisions[0].text or "") for cut in cuts)
         return
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             yield from map(normalize, lines)
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path}: cannot be read as text: {error}") from error
