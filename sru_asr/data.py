@@ -168,7 +168,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
     bucket where possible, so that no rank waits for one with longer utterances; batches are split until there are
     enough of them for every step to be whole. (Only if there are too few utterances for that, batches are repeated.)
     Two ranks and one that accumulates two batches see the same. Evaluation repeats nothing: a rank may have a batch
-    more than another, or none.
+    more than another.
 
     Args:
         cuts: The utterances.
@@ -181,7 +181,7 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         accumulate: The batches that each rank takes for one optimizer step.
 
     Raises:
-        ValueError: If there are no cuts or the limits make no sense.
+        ValueError: If there are no cuts, fewer than ranks in evaluation, or the limits make no sense.
     """
 
     def __init__(
@@ -207,8 +207,10 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         self.world_size = world_size
         self.accumulate = accumulate
         self._buckets = _buckets([cut.duration + padding_seconds for cut in self._cuts], max_seconds)
-        if training:
-            _split_evenly(self._buckets, world_size * accumulate)
+        if training or sum(n for _, n in self._buckets) < world_size:
+            _split_evenly(self._buckets, world_size * (accumulate if training else 1))
+        if not training and len(self._cuts) < world_size:  # a rank without a batch Lightning refuses
+            raise ValueError(f"expected an utterance for each of {world_size} processes, found {len(self._cuts)}")
         self._epoch = 0
         self._skipped = (0, 0)
 

@@ -1,9 +1,10 @@
 """Reading a manifest, and finding out whether it can be trained on."""
 
 import gzip
+import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -250,16 +251,28 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     return cut
 
 
+def digest(cuts: Iterable[Cut]) -> str:
+    """16 hexadecimal digits that change with any id, text or duration and the order, but not with where audio lies."""
+    found = hashlib.sha256()
+    for cut in cuts:
+        found.update(f"{cut.id}\t{cut.supervisions[0].text}\t{cut.duration:.4f}\n".encode())
+    return found.hexdigest()[:16]
+
+
 def _recorded(cut: Cut) -> list[MonoCut | MultiCut]:
     """The cuts of recordings that a cut is made of."""
     parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
     return [part for part in parts if isinstance(part, MonoCut | MultiCut) and part.recording is not None]
 
 
+def _channels(part: MonoCut | MultiCut) -> set[int]:
+    return set(part.channel if isinstance(part.channel, list) else [part.channel])
+
+
 def _files(cut: Cut) -> Iterator[tuple[MonoCut | MultiCut, AudioSource]]:
     """The files that a cut reads, each with the part of the cut that does."""
     for part in _recorded(cut):
-        channels = set(part.channel if isinstance(part.channel, list) else [part.channel])
+        channels = _channels(part)
         for source in part.recording.sources:
             if source.type == "file" and channels.intersection(source.channels):
                 yield part, source
@@ -270,6 +283,12 @@ def _audio_faults(cut: Cut) -> Iterator[str]:
         yield f"lasts {cut.duration} s"
     if not _recorded(cut):
         yield "has no audio file"
+    for part in _recorded(cut):
+        if part.start < 0:
+            yield f"starts at {part.start} s, before its recording"
+        has = {channel for source in part.recording.sources for channel in source.channels}
+        if missing := _channels(part) - has:
+            yield f"wants channel {min(missing)}, and its recording has {sorted(has)}"
     for part, source in _files(cut):
         yield from _file_faults(part, source)
 

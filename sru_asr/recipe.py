@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
@@ -30,10 +30,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from sru_asr.augment import AugmentConfig
 from sru_asr.average import WeightAverage
+from sru_asr.checkpoint import AfterSteps, WholeFiles, describe_run, read_position
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import FeatureStatistics, SpecAugment, frame_count
-from sru_asr.manifest import load_manifest, too_fast, validate
+from sru_asr.manifest import digest, load_manifest, too_fast, validate
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
@@ -207,6 +208,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
             # Showing a loss means to wait for the GPU that computes it.
             *([TQDMProgressBar(20 if _on_gpu(args) else 1, leave=False)] if sys.stderr.isatty() else []),
         ],
+        plugins=[WholeFiles()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -224,12 +226,13 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         accumulate=trainer.accumulate_grad_batches,
     )
     dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)
+    task.run = describe_run(trainer, model.tokenizer, {"train": digest(train_cuts), "dev": digest(dev_cuts)})
     if last.is_file():
-        position = torch.load(last, map_location="cpu", weights_only=True)["position"]
+        epoch, batches = read_position(last, task.run)
         assert isinstance(train_loader.sampler, BatchSampler)
-        train_loader.sampler.skip(position["epoch"], position["batches"])
+        train_loader.sampler.skip(epoch, batches // trainer.world_size)
         if trainer.is_global_zero:
-            print(f"going on from {last} (epoch {position['epoch'] + 1}, batch {position['batches']})", flush=True)
+            print(f"going on from {last} (epoch {epoch + 1}, batch {batches})", flush=True)
     elif trainer.is_global_zero:
         hours = sum(cut.duration for cut in train_cuts) / 3600
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -335,7 +338,7 @@ class EpochLine(Callback):
 
 def _checkpoints(output: Path, steps: int) -> list[Callback]:
     """Keep one checkpoint to go on from, renewed after every epoch and, in long epochs, every `steps` steps."""
-    last = partial(ModelCheckpoint, output, Path(LAST_CHECKPOINT).stem, enable_version_counter=False)
+    last = partial(AfterSteps, output, Path(LAST_CHECKPOINT).stem, enable_version_counter=False)
     return [last(every_n_epochs=1, save_on_train_epoch_end=True), last(every_n_train_steps=steps)]
 
 
@@ -363,15 +366,24 @@ def _settle(
                 "max_epochs": args.trainer.max_epochs,
                 "max_steps": args.trainer.max_steps,
                 "precision": args.trainer.precision,
+                "gradient_clip_val": args.trainer.gradient_clip_val,
+                "limit_train_batches": args.trainer.limit_train_batches,
             },
             default=list,
         )
     )
     path, last = output / SETTINGS, output / LAST_CHECKPOINT
-    if args.restart and "LOCAL_RANK" not in os.environ:
+    # No rank trains before all have been here. But torchrun starts them again where one has failed.
+    if args.restart and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         last.unlink(missing_ok=True)
     if last.is_file() and path.is_file():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): it says what the run in {LAST_CHECKPOINT} was. Delete it, if you know "
+                "that this command is that run's, or --restart discards the run."
+            ) from error
         if found != wanted:
             different = [
                 f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]
@@ -380,7 +392,10 @@ def _settle(
                 f"{output} holds a run with other settings ({'; '.join(different)}). "
                 "Give those settings to go on with it, another --output-dir, or --restart to discard it."
             )
-    path.write_text(json.dumps(wanted, indent=1))
+        return wanted
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(wanted, indent=1))
+    part.replace(path)
     return wanted
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 
+from sru_asr.checkpoint import refuse_diverged
 from sru_asr.ctc import ctc_loss
 from sru_asr.data import Batch
 from sru_asr.decode import greedy
@@ -102,6 +103,9 @@ class SpeechTask(pl.LightningModule):
         masks: what is hidden of it.
         warp: how its tempo and frequencies change.
         seed: of dropout, warps, masks and windows.
+
+    Attributes:
+        run: what checkpoints say of the run, see `sru_asr.checkpoint.describe_run`.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class SpeechTask(pl.LightningModule):
         self.spec_augment = masks or SpecAugment()
         self.warp = warp or Warp()
         self.seed = seed
+        self.run: dict[str, Any] = {}
         self._random = random.Random(seed)
         # hits, substitutions, deletions, insertions over the validation so far; then its loss and utterances
         self._validation = torch.zeros(6, dtype=torch.float64)
@@ -211,10 +216,19 @@ class SpeechTask(pl.LightningModule):
         Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note how far the epoch has come, for the sampler to go on from there."""
+        """Note how far the epoch has come, for the sampler to go on from there.
+
+        Raises:
+            ValueError: the weights are not finite.
+        """
+        refuse_diverged(self)
         # `completed` is counted only after the callbacks that save within an epoch.
         processed = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        checkpoint["position"] = {"epoch": self.current_epoch, "batches": processed}
+        checkpoint["position"] = {
+            "epoch": self.current_epoch,
+            "batches": processed * self.trainer.world_size,
+            "run": self.run,
+        }
 
 
 def _divergence(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:

@@ -24,14 +24,15 @@ LAYERS = [
     *("model",),
     *("evaluation", "tuning"),
     *("report",),
-    *("task", "average"),
+    *("checkpoint", "average"),
+    *("task",),
     *("recipe",),
     *("serve",),
     *("commands",),
     *("cli",),
     *("script",),
 ]
-TRAINING = {"task", "average", "recipe"}  # the modules that may know Lightning
+TRAINING = {"checkpoint", "task", "average", "recipe"}  # the modules that may know Lightning
 
 
 def _module(path: Path) -> str:

@@ -1,7 +1,10 @@
 """Training as a user runs it: in a process of its own, killed, resumed, and spread over two processes."""
 
+import gzip
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +133,61 @@ def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Pat
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+def test_killed_twice_while_batches_are_accumulated_goes_on_bit_exactly(corpus: Path, tmp_path: Path) -> None:
+    """A run that has just been resumed used to save in the middle of a step, and lose half of its gradient."""
+    options = ("--trainer.accumulate_grad_batches", "2", "--checkpoint-steps", "2")
+    assert _train(corpus, tmp_path / "whole", *options).returncode == 0
+    for die_at in (6, 2):
+        assert _train(corpus, tmp_path / "killed", *options, DIE_AT=str(die_at)).returncode == -signal.SIGKILL
+    assert _train(corpus, tmp_path / "killed", *options).returncode == 0
+    found, expected = (_weights(tmp_path / name) for name in ("killed", "whole"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_other_batches_or_data_are_refused_in_the_same_folder(corpus: Path, tmp_path: Path) -> None:
+    assert _train(corpus, tmp_path / "run", "--checkpoint-steps", "2", DIE_AT="6").returncode == -signal.SIGKILL
+    result = _train(corpus, tmp_path / "run", "--trainer.accumulate_grad_batches", "2")
+    assert result.returncode == 1
+    assert "batches to a step: 1 there, 2 now" in result.stderr
+    other = tmp_path / corpus.name  # the same names and settings, other words
+    shutil.copytree(corpus, other)
+    with gzip.open(other / "train.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    rows[3]["supervisions"][0]["text"] = "NO"
+    with gzip.open(other / "train.jsonl.gz", "wt") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    result = _train(other, tmp_path / "run")
+    assert result.returncode == 1
+    assert "utterances (train): " in result.stderr
+    assert "--restart" in result.stderr
+    (tmp_path / "run/settings.json").write_text("")
+    result = _train(corpus, tmp_path / "run")
+    assert result.returncode == 1
+    assert "settings.json is damaged" in result.stderr
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    assert _train(corpus, tmp_path / "run", "--trainer.max_epochs", "1").returncode == 0
+    before = (tmp_path / "run/last.ckpt").read_bytes()
+    options = ("--init-from", str(tmp_path / "run"), "--optimizer.learning_rate", "1e20", "--trainer.max_epochs", "1")
+    (tmp_path / "worse").mkdir()
+    result = _train(corpus, tmp_path / "worse", *options)
+    assert result.returncode == 1
+    assert "diverged" in result.stderr
+    assert not (tmp_path / "worse/model.safetensors").exists()
+    assert (tmp_path / "run/last.ckpt").read_bytes() == before
+
+
+def test_restart_starts_again_under_torchrun_too(corpus: Path, tmp_path: Path) -> None:
+    assert _train(corpus, tmp_path / "run", "--checkpoint-steps", "2", DIE_AT="6").returncode == -signal.SIGKILL
+    launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    result = _train(corpus, tmp_path / "run", "--restart", **launched)
+    assert result.returncode == 0, result.stderr
+    assert "going on" not in result.stdout
+    again = _train(corpus, tmp_path / "run", "--restart", TORCHELASTIC_RESTART_COUNT="1", **launched)
+    assert "going on" in again.stdout
 
 
 def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tmp_path: Path) -> None:

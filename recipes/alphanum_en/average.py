@@ -30,6 +30,11 @@ def main() -> None:
         raise ValueError(
             f"{arguments.second} did not begin with {arguments.first}, as its settings say: no mean of them"
         )
+    if first.config != second.config or first.tokenizer.to_dict() != second.tokenizer.to_dict():
+        raise ValueError(
+            f"{arguments.second} has another architecture or vocabulary than {arguments.first} (--new-tokenizer gives "
+            "another one): a mean of their weights means nothing"
+        )
     with torch.no_grad():
         for mean, other in zip(second.parameters(), first.parameters(), strict=True):
             mean.lerp_(other.to(mean), 0.5)
