@@ -136,7 +136,10 @@ def extract(archive: Path, directory: Path) -> None:
                         _extract_members(tar, part)
                     while stream.read(CHUNK_BYTES):  # a tar ends before its gzip does, and the CRC is in the latter
                         pass
-    except (_Unsafe, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (
+        *(_Unsafe, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError),
+        *(RuntimeError, NotImplementedError),  # a zip that is encrypted, or packed in a way that Python does not know
+    ) as error:
         raise DownloadError(
             f"{archive} is no sound archive: {error}. Delete it and run again to fetch it anew. {BY_HAND}"
         ) from error

@@ -192,7 +192,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         model = _new_model(config, data, train_cuts, model)
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
-    train_cuts = _learnable(train_cuts, model, max(data.speeds))
+    train_cuts = _learnable(train_cuts, model, max(data.speeds) * warp.tempo)
     last = output / LAST_CHECKPOINT
     task = SpeechTask(model, optimizer, loss, masks, warp, args.seed)
     average = WeightAverage(optimizer.average)

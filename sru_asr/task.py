@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from dataclasses import dataclass
@@ -177,6 +178,9 @@ class SpeechTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Muon and AdamW with a one-cycle schedule over exactly the steps of this run."""
         settings = self.optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            raise ValueError("the learning rate needs an end: expected --trainer.max_epochs or max_steps above 0")
         gates = [layer.weight for layer in self.model.encoder.sru.layers]
         others = [p for p in self.parameters() if p.requires_grad and not any(p is gate for gate in gates)]
         optimizer = Muon(
@@ -194,7 +198,7 @@ class SpeechTask(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=settings.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            total_steps=int(steps),
             pct_start=settings.warmup,
             cycle_momentum=False,
         )

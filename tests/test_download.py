@@ -259,6 +259,11 @@ def test_refuses_what_is_neither_file_nor_folder(tmp_path: Path, kind: bytes) ->
 def test_refuses_damaged_archives(tmp_path: Path) -> None:
     sound = tar(tmp_path / "sound.tar.gz", name=bytes(range(256)) * 100).read_bytes()
     unpacked = gzip.decompress(sound)
+    with zipfile.ZipFile(tmp_path / "sound.zip", "w") as archive:
+        archive.writestr("a", "x")
+    locked = bytearray((tmp_path / "sound.zip").read_bytes())
+    locked[6] |= 1  # encrypted, says the header of the member, and then that of the archive
+    locked[locked.find(b"PK\x01\x02") + 8] |= 1
     damaged = {
         "cut": sound[: len(sound) // 2],
         "without-trailer": sound[:-8],
@@ -267,6 +272,7 @@ def test_refuses_damaged_archives(tmp_path: Path) -> None:
         "page": b"<!DOCTYPE html><title>Log in to this network</title>",
         "empty": b"",
         "page.zip": b"<!DOCTYPE html>",
+        "locked.zip": bytes(locked),
     }
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
