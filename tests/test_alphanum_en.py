@@ -97,7 +97,10 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
     third = {"max_epochs": 32, "init_from": {"name": "b", "settings": second}, "data_sets": sets}
     assert trainings(third) == "3 trainings (24, 5, 32 epochs), the first from nothing, each other from the one before"
     assert "(24, 5, 29 of 32 epochs)" in trainings(third | {"stopped_after": 29})
-    assert trainings(third | {"averaged": True}).endswith("before; the mean of the last two's weights (`average.py`)")
+    gave = "gave the mean of its weights and those that it began with (`average.py`)"
+    assert trainings(third | {"averaged": True}).endswith(f"before; training 3 {gave}")
+    fourth = {"max_epochs": 5, "init_from": {"name": "x", "settings": third | {"averaged": True}}, "data_sets": sets}
+    assert trainings(fourth).endswith(f"before; training 3 {gave}")
     for unknown in ("runs/a", {"name": "a", "settings": None}):
         with pytest.raises(ValueError, match="does not say how it was trained"):
             trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})

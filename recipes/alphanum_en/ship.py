@@ -119,8 +119,12 @@ def trainings(settings: dict[str, Any]) -> str:
     epochs = ", ".join(f"{when}{one['max_epochs']}" for when, one in zip(stopped, chain, strict=True))
     if len(chain) == 1:
         return f"{epochs} epochs, no pre-trained weights"
-    averaged = "; the mean of the last two's weights (`average.py`)" if settings.get("averaged") else ""
-    return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before{averaged}"
+    means = "".join(
+        f"; training {number} gave the mean of its weights and those that it began with (`average.py`)"
+        for number, one in enumerate(chain, 1)
+        if one.get("averaged")
+    )
+    return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before{means}"
 
 
 def check_settings(models: list[Path]) -> None:
