@@ -89,11 +89,11 @@ class Ngram:
         return self.score(state, "</s>")[0]
 
 
-def _check_discounts(path: Path) -> None:
-    """Refuse a model that forbids what it was trained on, as where each n-gram occurs once: all is discounted then."""
-    forbidden = re.search(r"^-99[.0]*\t(?!<s>(?:\t|$))([^\t\n]*)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    if forbidden:
-        raise ValueError(f"{forbidden[1]!r} would be forbidden, as all that occurs occurs equally often")
+def _check_discounts(path: Path, order: int) -> None:
+    """Refuse a model without a single n-gram that may be said: where each occurs once, all of them is discounted."""
+    longest = path.read_text(encoding="utf-8").partition(f"\\{order}-grams:\n")[2].splitlines()
+    if not any("\t" in line and not line.startswith("-99") for line in longest):
+        raise ValueError("none of them may be said: all that occurs occurs equally often")
 
 
 def _add_unknown(path: Path) -> None:
@@ -144,7 +144,7 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             main(["--ngram-order", str(order), "--text", str(corpus), "--lm", str(partial)])
-            _check_discounts(partial)
+            _check_discounts(partial, order)
             _add_unknown(partial)
             partial.replace(path)
         except (ArithmeticError, ValueError, KeyError, AssertionError) as error:

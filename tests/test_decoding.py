@@ -181,7 +181,7 @@ def test_what_cannot_be_trained(tmp_path):
         ([], 2, "found none"),
         (["A"], 9, "order of 2 to 5"),
         (["A"], 1, "order of 2 to 5"),
-        (commands, 2, "6 units are too few for 2-grams .*'<s> OPEN' would be forbidden.*: take more text$"),
+        (commands, 2, "6 units are too few for 2-grams .*none of them may be said.*: take more text$"),
         (commands, 3, "take more text, or a lower order$"),
     ):
         with pytest.raises(LanguageModelError, match=match):
