@@ -24,6 +24,7 @@ from sru_asr.data import load_waveform
 from sru_asr.decoding import GREEDY
 from sru_asr.manifest import load_manifest
 from sru_asr.model import SHIPPED, Recognizer
+from sru_asr.script import run
 from sru_asr.windows import window_of
 from sru_asr.words import Word, words_of
 
@@ -90,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -138,7 +138,7 @@ def extract(archive: Path, directory: Path) -> None:
                         pass
     except (
         *(_Unsafe, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError),
-        *(RuntimeError, NotImplementedError),  # a zip that is encrypted, or packed in a way that Python does not know
+        RuntimeError,  # a zip that is encrypted, or packed in a way that Python does not know
     ) as error:
         raise DownloadError(
             f"{archive} is no sound archive: {error}. Delete it and run again to fetch it anew. {BY_HAND}"

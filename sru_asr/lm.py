@@ -90,9 +90,12 @@ class Ngram:
 
 
 def _check_discounts(path: Path, order: int) -> None:
-    """Refuse a model without a single n-gram that may be said: where each occurs once, all of them is discounted."""
+    """Refuse a model that has no n-gram, or none that may be said: where each occurs once, all of it is discounted."""
     longest = path.read_text(encoding="utf-8").partition(f"\\{order}-grams:\n")[2].splitlines()
-    if not any("\t" in line and not line.startswith("-99") for line in longest):
+    found = [line for line in longest if "\t" in line]
+    if not found:
+        raise ValueError("no text is as long")
+    if all(line.startswith("-99") for line in found):
         raise ValueError("none of them may be said: all that occurs occurs equally often")
 
 

@@ -172,17 +172,15 @@ def test_what_is_trained_is_a_distribution(tmp_path, unit):
 
 def test_what_cannot_be_trained(tmp_path):
     pytest.importorskip("kaldingram")
-    commands = [
-        "OPEN DOOR",
-        "CLOSE WINDOW",
-        "CALL MOTHER",
-    ]  # kaldingram discounts all that occurs once, here to nothing
+    # Kaldingram discounts what occurs once, here to nothing.
+    commands = ["OPEN DOOR", "CLOSE WINDOW", "CALL MOTHER"]
     for texts, order, match in (
         ([], 2, "found none"),
         (["A"], 9, "order of 2 to 5"),
         (["A"], 1, "order of 2 to 5"),
         (commands, 2, "6 units are too few for 2-grams .*none of them may be said.*: take more text$"),
         (commands, 3, "take more text, or a lower order$"),
+        (["YES", "NO", "NO"] * 3, 4, "too few for 4-grams .no text is as long.: take more text, or a lower order$"),
     ):
         with pytest.raises(LanguageModelError, match=match):
             train_ngram(texts, tmp_path / "lm.arpa", order)

@@ -1,6 +1,7 @@
 """Averages the weights of a model and of the one that its training began with.
 
-The mean of the two is better than either on what both were trained for (Wortsman et al. 2022, arXiv:2109.01903).
+The mean of the two is often better than either on what both were trained for (Wortsman et al. 2022, arXiv:2109.01903),
+and not always (docs/log.md).
 
 example: python recipes/alphanum_en/average.py runs/first runs/second --output-dir runs/alphanum_en
 """

@@ -23,7 +23,7 @@ SETS = {"an4": "dev", "an4_row": "dev", "fsdd": "dev", "alphanum": "test"}
 # What of a window may be lookahead, where the best split is looked for.
 SHARES = (0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 NOISES = 200
-# How much louder than they were recorded; AN4's speech is at about -30 dB below full scale, data/alphanum's at -20.
+# How much louder than they were recorded; docs/log.md has the levels of the recordings.
 LEVELS_DB = (-20, -10, 10, 20)
 
 
