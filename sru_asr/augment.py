@@ -36,6 +36,8 @@ CLIP_HERTZ = (100, 3400)
 SHORTEST_CLIP = 10  # blocks of 10 ms
 # Pauses between utterances that are joined; longer ones would be mostly silence to learn from.
 LONGEST_PAUSE_SECONDS = 3.0
+# Root mean square of what is joined, before the level of the whole is drawn: people do not get louder for digits.
+JOINED_DB = (-29.0, -21.0)
 QUIETEST = 1e-4  # root mean square below which there is no speech to set a noise against
 NO_SPEECH_DB = (-90.0, -20.0)  # levels of the noise where nothing is said, the lowest below all that 16 bits can hold
 
@@ -141,6 +143,8 @@ class Augmented:
         config, draw = self.config, self._random.uniform
         if self.has_speech:
             ends = [self._ends_changed(waveform.numpy(), text) for waveform, text in parts]
+            if len(ends) > 1 and config.level:
+                ends = [self._levelled(samples) for samples in ends]
             level = _rms(np.concatenate(ends))
             samples = self._padded(self._filtered(self._with_pauses(ends)))
         else:
@@ -155,6 +159,12 @@ class Augmented:
 
     def _happens(self, probability: float) -> bool:
         return bool(self._random.random() < probability)
+
+    def _levelled(self, samples: Array) -> Array:
+        """About as loud as the other utterances that it is joined with, whatever data set it is from."""
+        decibels = self._random.uniform(*JOINED_DB)
+        level = _rms(samples)
+        return samples * np.float32(10 ** (decibels / 20) / level) if level > QUIETEST else samples
 
     def _ends_changed(self, samples: Array, text: str) -> Array:
         samples = self._trimmed(samples)

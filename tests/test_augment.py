@@ -242,6 +242,19 @@ def test_a_level_says_nothing_about_how_loud_the_recording_was(recorded):
     assert torch.allclose(found[0] / found[0].std(), waveform / waveform.std(), atol=1e-5)
 
 
+@pytest.mark.parametrize("recorded", [0.003, 0.9])
+def test_what_is_joined_is_about_as_loud_as_the_rest_however_loud_it_was_recorded(recorded):
+    """Digits used to be louder than the rest of what they were joined with, and what is quiet was heard as letters."""
+    config, apart = replace(NONE, level=1.0, level_db=(-30.0, -30.0), pause_seconds=0.0), []
+    for key in map(str, range(30)):
+        found = Augmented(config, key).joined([(signal(8_000, 1) * recorded, "ONE"), (signal(8_000, 2), "A B")])
+        apart.append(decibels(power(found[:8_000]) / power(found[8_000:])))
+        assert decibels(power(found)) == pytest.approx(-30, abs=0.1)
+    assert max(map(abs, apart)) < 8.1
+    assert abs(sum(apart) / len(apart)) < 2
+    assert max(apart) - min(apart) > 5
+
+
 def test_a_level_is_that_of_speech_and_not_of_the_pauses_between():
     part, config = (signal(), "A"), replace(NONE, level=1.0, level_db=(-30.0, -30.0), pause_seconds=2.0)
     found = Augmented(config, "key").joined([part, part])
