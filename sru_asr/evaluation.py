@@ -216,7 +216,7 @@ def evaluate(
             for i, cut in batch:
                 if i in heard:
                     path = _decode(heard[i], model, decoding)
-                    words = words_of(path, model.tokenizer, model.frames_per_second)
+                    words = words_of(path, model.tokenizer, model.frames_per_second, delay=model.delay)
                     result = _compare(cut, len(waveforms[i]) / SAMPLE_RATE, words)
                     if result.words.errors:
                         missed = _missed(heard[i], path.tokens, result.reference, model, decoding)

@@ -172,7 +172,7 @@ class Live:
         seconds = self._decoder.n_frames / model.frames_per_second
         if stream.finished:
             seconds = min(seconds, stream.samples / SAMPLE_RATE)
-        return words_of(path, model.tokenizer, model.frames_per_second, seconds)
+        return words_of(path, model.tokenizer, model.frames_per_second, seconds, model.delay)
 
 
 def hear(lives: Sequence[Live], waveforms: Sequence[Tensor]) -> None:

@@ -22,6 +22,7 @@ from sru_asr.transcribe import Audio, Transcript, transcribe
 
 CHECKPOINT_NAME = "model.safetensors"
 FORMAT = 2  # 1 had features whose windows began with their hop, and no choice of subsampling
+MOST_DELAY = 100  # frames
 SHIPPED = Path(__file__).parent / "models" / "alphanum-en"
 # The mel filters and the window are recomputed, not stored.
 _DERIVED = ("features.mel.", "features.spectrum.")
@@ -72,6 +73,8 @@ class Recognizer(nn.Module):
         tokenizer: the vocabulary.
 
     Attributes:
+        delay: frames by which it has been taught to emit tokens later than CTC does by itself (`LossConfig.delay`).
+            Times of words allow for it.
         training_data: what the checkpoint says of its making (data sets, WER); free-form, JSON-able.
     """
 
@@ -79,6 +82,7 @@ class Recognizer(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
+        self.delay = 0
         self.training_data: dict[str, Any] = {}
         self.features = LogMel(config.n_mels)
         self.encoder = Encoder(
@@ -159,6 +163,7 @@ class Recognizer(nn.Module):
             "format": FORMAT,
             "config": asdict(self.config),
             "tokenizer": self.tokenizer.to_dict(),
+            "delay": self.delay,
             "training": self.training_data,
         }
         tensors = {
@@ -205,7 +210,7 @@ def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:
             f"{path} is not a readable safetensors file ({error}); is it damaged or of another kind?"
         ) from error
     try:
-        config, tokenizer, training = _described(metadata)
+        config, tokenizer, delay, training = _described(metadata)
         with torch.device("meta"):  # shapes only: a lie about sizes must not cost memory
             expected = {
                 name: tensor.shape
@@ -230,11 +235,12 @@ def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:
             )
     model = Recognizer(config, tokenizer)
     model.load_state_dict(tensors, strict=False)
+    model.delay = delay
     model.training_data = training
     return model.eval()
 
 
-def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, dict[str, Any]]:
+def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, int, dict[str, Any]]:
     """Read a checkpoint's header; every surprise is a ValueError, RecursionError or KeyError."""
     if "sru_asr" not in metadata:
         raise ValueError("its header has no 'sru_asr' entry")
@@ -250,9 +256,13 @@ def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, dict[s
     config = description["config"]
     if not isinstance(config, dict) or set(config) != known:
         raise ValueError(f"its architecture should have the entries {', '.join(sorted(known))}")
+    delay = description.get("delay", 0)
+    if type(delay) is not int or not 0 <= delay <= MOST_DELAY:
+        raise ValueError(f"its delay should be a number of frames from 0 to {MOST_DELAY}, found {delay!r}")
     training = description.get("training")
     return (
         ModelConfig(**config),
         tokenizer_from_dict(description["tokenizer"]),
+        delay,
         training if isinstance(training, dict) else {},
     )

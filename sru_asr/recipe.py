@@ -160,6 +160,11 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     args = parser.parse_args()
     if args.new_tokenizer and args.init_from is None:
         raise ValueError("--new-tokenizer is for --init-from: without it the tokenizer is new anyway")
+    if args.loss.delay and (args.init_from is None or args.new_tokenizer):
+        raise ValueError(
+            f"--loss.delay {args.loss.delay} is by how much tokens come later than from the model of --init-from: "
+            "expected that one, and none of --new-tokenizer"
+        )
     for path in args.also:
         if not path.is_file():
             raise ValueError(f"--also: there is no manifest {path}; a recipe's prepare.py writes them")
@@ -194,7 +199,9 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model, max(data.speeds) * warp.tempo)
     last = output / LAST_CHECKPOINT
-    task = SpeechTask(model, optimizer, loss, masks, warp, args.seed)
+    teacher = load_model(args.init_from) if loss.delay else None
+    model.delay += loss.delay
+    task = SpeechTask(model, optimizer, loss, masks, warp, args.seed, teacher)
     average = WeightAverage(optimizer.average)
     trainer = pl.Trainer(
         **args.trainer.as_dict(),

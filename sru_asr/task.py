@@ -20,8 +20,9 @@ from sru_asr.data import Batch
 from sru_asr.decode import greedy
 from sru_asr.features import FRAMES_PER_SECOND, SpecAugment
 from sru_asr.metrics import word_errors
-from sru_asr.model import Recognizer
+from sru_asr.model import MOST_DELAY, Recognizer
 from sru_asr.muon import Muon
+from sru_asr.text import BLANK
 from sru_asr.warp import Warp
 
 # Of the windows that are trained with.
@@ -69,11 +70,16 @@ class LossConfig:
         lookahead: frames of the encoder that a window has behind its chunk, least and most; the chunk has about as
             many. It is the lookahead that decides how well a frame is recognised (docs/log.md), and its share of the
             window how much a step computes twice. So live chunks are shorter than these.
+        delay: frames by which tokens are emitted later than by the model that training starts from. CTC likes to emit
+            a word well before its end, when a short window has not heard it yet.
+        delayed: share of the steps in which the delay is learned, from the first on.
     """
 
     consistency: float = 0.0
     windowed: float = 0.6
     lookahead: tuple[int, int] = (2, 12)
+    delay: int = 0
+    delayed: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.consistency <= 10 or not 0 <= self.windowed <= 1:
@@ -81,6 +87,10 @@ class LossConfig:
         low, high = self.lookahead
         if not 1 <= low <= high <= 1000:
             raise ValueError(f"loss lookahead must be two numbers of frames from 1 to 1000, found {self.lookahead}")
+        if not 0 <= self.delay <= MOST_DELAY or not 0 < self.delayed <= 1:
+            raise ValueError(
+                f"loss delay must be from 0 to {MOST_DELAY} frames, delayed above 0 and at most 1, found {self}"
+            )
 
     def draw_window(self, generator: random.Random) -> tuple[int, int]:
         """Chunk and lookahead, in frames; (0, 0), which is full context, in some of the steps."""
@@ -117,9 +127,11 @@ class SpeechTask(pl.LightningModule):
         masks: SpecAugment | None = None,
         warp: Warp | None = None,
         seed: int = 0,
+        teacher: Recognizer | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self._teacher = (teacher,)  # in a tuple: it is neither trained nor saved
         self.optimizer = optimizer or OptimizerConfig()
         self.loss = loss or LossConfig()
         self.spec_augment = masks or SpecAugment()
@@ -148,8 +160,31 @@ class SpeechTask(pl.LightningModule):
         shown = (losses.detach() / units).mean()
         if self.loss.consistency:
             losses = losses + self.loss.consistency * _divergence(views[0][0], views[1][0], views[0][1])
+        if (weight := self._delay_weight()) > 0:
+            losses = losses + weight * self._lateness(features, lengths, views)
         self.log("train_loss", shown, on_step=True, on_epoch=True, batch_size=len(batch.ids), prog_bar=True)
         return (losses / units).mean()
+
+    def _delay_weight(self) -> float:
+        """Falls from 1 to 0 over the share of the steps in which the delay is learned."""
+        if self._teacher[0] is None:
+            return 0.0
+        return 1 - self.trainer.global_step / (self.loss.delayed * self.trainer.estimated_stepping_batches)
+
+    def _lateness(self, features: Tensor, lengths: Tensor, views: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """How far the views are, on average, from what the teacher says some frames earlier, (batch,) in nats.
+
+        0 for utterances of which the last token would fall behind the end.
+        """
+        (teacher,) = self._teacher
+        assert teacher is not None
+        teacher.to(features.device)
+        with torch.no_grad():
+            log_probs, lengths = teacher.log_probs(features, lengths)
+            late, fits = _delayed(log_probs, lengths, self.loss.delay)
+        inside = (torch.arange(late.shape[1], device=late.device) < lengths[:, None]) & fits[:, None]
+        apart = [((late.exp() * (late - log_probs)).sum(2) * inside).sum(1) for log_probs, _ in views]
+        return torch.stack(apart).mean(0)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
@@ -233,6 +268,23 @@ class SpeechTask(pl.LightningModule):
             "batches": processed * self.trainer.world_size,
             "run": self.run,
         }
+
+
+def _delayed(log_probs: Tensor, lengths: Tensor, delay: int) -> tuple[Tensor, Tensor]:
+    """What was recognised, some frames later, and for which utterances nothing is lost behind the end by that.
+
+    Args:
+        log_probs: (batch, frames, vocab).
+        lengths: (batch,) int64, frames.
+        delay: frames.
+
+    Returns:
+        (batch, frames, vocab), which begins with the first frame's, repeated; (batch,) bool.
+    """
+    frames = torch.arange(log_probs.shape[1], device=log_probs.device)
+    last = (frames >= lengths[:, None] - delay) & (frames < lengths[:, None])
+    fits = ~((log_probs.argmax(2) != BLANK) & last).any(1)
+    return log_probs[:, (frames - delay).clamp(min=0)], fits
 
 
 def _divergence(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:

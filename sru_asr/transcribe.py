@@ -105,7 +105,7 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: 
         worth.setdefault(" ".join(model.tokenizer.decode(one.path.tokens).split()), one.score)
     return Transcript(
         text=next(iter(worth)),
-        words=words_of(path, model.tokenizer, rate, samples / SAMPLE_RATE),
+        words=words_of(path, model.tokenizer, rate, samples / SAMPLE_RATE, model.delay),
         seconds=samples / SAMPLE_RATE,
         token_seconds=[round(frame / rate, 3) for frame in path.frames],
         score=path.score,

@@ -32,7 +32,7 @@ class Word(NamedTuple):
     confidence: float = 1.0
 
 
-def words_of(path: Path, tokenizer: Tokenizer, rate: float, seconds: float = math.inf) -> list[Word]:
+def words_of(path: Path, tokenizer: Tokenizer, rate: float, seconds: float = math.inf, delay: int = 0) -> list[Word]:
     """The words of a decoded path. Each lasts until the next one begins, but no longer than words do.
 
     Args:
@@ -40,9 +40,10 @@ def words_of(path: Path, tokenizer: Tokenizer, rate: float, seconds: float = mat
         tokenizer: theirs.
         rate: frames per second.
         seconds: length of the audio, behind which no word goes on.
+        delay: frames by which the model has learned to emit late, see `Recognizer.delay`.
     """
     spans = word_spans(path.tokens, tokenizer)
-    frames = path.frames
+    frames = [max(frame - delay, 0) for frame in path.frames]
     emitted = [(frames[first] / rate, (frames[last] + 1) / rate) for _, first, last in spans]
     starts, earliest = [], 0.0
     for first, last in emitted:

@@ -127,6 +127,11 @@ def test_a_model_is_averaged_with_the_one_it_began_with(
     monkeypatch.setattr("sys.argv", [command[0], command[2], command[1], *command[3:]])
     with pytest.raises(ValueError, match="did not begin with"):
         recipe["average"].main()
+    second.delay = 3
+    second.save(tmp_path / "b.safetensors")
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(ValueError, match="emits tokens 0 frames late"):
+        recipe["average"].main()
 
 
 def test_what_is_measured_ships_with_its_card(

@@ -49,6 +49,7 @@ class Stub:
 
     tokenizer = CharTokenizer()
     frames_per_second = 25.0
+    delay = 0
     device = torch.device("cpu")
 
     def __init__(self, hypotheses):

@@ -80,11 +80,13 @@ def refused(path, content, message):
 @pytest.mark.parametrize("kind", ["char", "sentencepiece"])
 def test_what_is_saved_comes_back_to_the_bit(tmp_path, kind):
     model = make_model(CharTokenizer("ABC' ") if kind == "char" else SentencePieceTokenizer.train(TEXTS, 50))
+    model.delay = 3
     model.training_data = {"recipe": "größer", "dev": {"wer": 0.25, "counts": [1, 2, 3]}}
     model.save(tmp_path / "runs" / "one" / CHECKPOINT_NAME)  # makes the folders
     loaded = load_model(tmp_path / "runs" / "one")
     assert torch.equal(log_probs_of(loaded), log_probs_of(model))
     assert loaded.config == model.config == CONFIG
+    assert loaded.delay == 3
     assert loaded.training_data == model.training_data
     assert loaded.tokenizer.to_dict() == model.tokenizer.to_dict()
     ids = list(range(model.tokenizer.vocab_size))
@@ -247,6 +249,7 @@ def test_someone_elses_safetensors(tmp_path):
         ({"config": asdict(CONFIG) | {"dropout": None}}, "dropout must be a number from 0.0 to 0.99, found None"),
         ({"config": asdict(CONFIG) | {"dropout": 1.0}}, "dropout must be a number"),
         ({"config": asdict(CONFIG) | {"dropout": float("nan")}}, "dropout must be a number"),
+        *(({"delay": delay}, "delay should be a number of frames") for delay in (-1, 101, 1.5, "2", None, True)),
         ({"tokenizer": None}, "expected a tokenizer as"),
         ({"tokenizer": "char"}, "expected a tokenizer as"),
         ({"tokenizer": {"type": "pickle", "model": "gASV"}}, "expected a tokenizer as"),

@@ -274,6 +274,17 @@ def test_fine_tuning_for_other_words_keeps_the_encoder_alone(corpus: Path, whole
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_a_delay_is_learned_from_the_given_model_and_remembered(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    options = ("--loss.delay", "2", "--trainer.max_epochs", "1", "--loss.consistency", "0.1")
+    result = _train(corpus, tmp_path, "--init-from", str(whole), *options)
+    assert result.returncode == 0, result.stderr
+    assert (load_model(whole).delay, load_model(tmp_path).delay) == (0, 2)
+    for refused in ((), ("--init-from", str(whole), "--new-tokenizer")):
+        result = _train(corpus, tmp_path / "new", *options, *refused)
+        assert result.returncode == 1
+        assert "--loss.delay 2 is by how much tokens come later than from the model of --init-from" in result.stderr
+
+
 def test_a_new_tokenizer_without_a_model_is_refused(corpus: Path, tmp_path: Path) -> None:
     result = _train(corpus, tmp_path, "--new-tokenizer")
     assert result.returncode == 1

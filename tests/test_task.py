@@ -1,6 +1,7 @@
 """What a training step computes, against torch; the windows it draws."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 
 from sru_asr.data import Batch
 from sru_asr.model import ModelConfig, Recognizer
-from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask, _divergence
+from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask, _delayed, _divergence
 from sru_asr.text import CharTokenizer
 from sru_asr.warp import Warp
 
@@ -112,6 +113,52 @@ def test_each_view_learns_from_the_other_and_moves_it_not():
     assert_close(logits[1].grad, -expected, rtol=1e-5, atol=1e-6)
 
 
+def test_what_is_delayed_begins_with_the_first_frame_and_is_no_example_where_its_end_is_lost():
+    log_probs = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    log_probs[:, :, 0] = 5.0
+    log_probs[0, 5, 2] = log_probs[1, 4, 2] = log_probs[1, 7, 2] = 9.0  # the last of them lies behind the second's end
+    late, fits = _delayed(log_probs, torch.tensor([8, 6]), 2)
+    assert_close(late[:, 2:], log_probs[:, :6])
+    assert_close(late[:, :2], log_probs[:, :1].expand(2, 2, 5))
+    assert fits.tolist() == [True, False]
+    assert _delayed(log_probs, torch.tensor([8, 6]), 3)[1].tolist() == [False, False]
+
+
+def test_a_teacher_is_followed_some_frames_later_and_neither_trained_nor_saved():
+    torch.manual_seed(1)
+    teacher = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer()).eval()
+    with torch.no_grad():
+        teacher.ctc.linear.bias[0] = 5.0  # blanks: the utterances' ends are not lost
+    task, batch = make_task(consistency=0.0, windowed=0.0, delay=3), make_batch()
+    task._teacher = (teacher,)
+    task._delay_weight = lambda: 0.7
+    features = task.model.features(batch.waveforms, batch.lengths)  # training keeps those of the model it starts from
+    says, lengths = (out.detach() for out in teacher.log_probs(*features))
+    apart = [
+        sum(F.kl_div(own[t], said[max(t - 3, 0)], log_target=True, reduction="sum") for t in range(length))
+        for own, said, length in zip(task.model(batch.waveforms, batch.lengths)[0], says, lengths.tolist(), strict=True)
+    ]
+    expected = ((ctc(task, batch) + 0.7 * torch.stack(apart)) / batch.target_lengths).mean()
+    loss = step(task, batch)
+    assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not [name for name in task.state_dict() if "teacher" in name]
+
+
+def test_the_delay_is_learned_in_the_first_steps():
+    task = make_task(delay=3, delayed=0.25)
+    assert task._delay_weight() == 0
+    task._teacher = (task.model,)
+    task._trainer = SimpleNamespace(global_step=0, estimated_stepping_batches=400)
+    weights = []
+    for number in (0, 50, 99, 100, 399):
+        task._trainer.global_step = number
+        weights.append(task._delay_weight())
+    assert weights[:3] == [1.0, 0.5, pytest.approx(0.01)]
+    assert max(weights[3:]) <= 0
+
+
 def test_utterances_without_words_are_learned_from():
     task, batch = make_task(consistency=0.2, windowed=0.0), make_batch(("", "STOP HERE", ""))
     loss = step(task, batch)
@@ -145,6 +192,8 @@ def test_windows_are_drawn_within_their_limits():
         ({"windowed": 1.1}, "windowed from 0 to 1"),
         ({"lookahead": (0, 4)}, "lookahead must be two numbers of frames from 1"),
         ({"lookahead": (8, 4)}, "lookahead"),
+        ({"delay": -1}, "delay must be from 0"),
+        ({"delay": 3, "delayed": 0.0}, "delayed above 0"),
     ],
 )
 def test_losses_that_make_no_sense_are_refused(options, message):

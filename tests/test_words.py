@@ -49,6 +49,19 @@ def test_a_word_lasts_from_before_its_first_token_until_the_next_or_a_while():
     assert words_of(path_of([], []), CHARS, 25.0) == []
 
 
+def test_times_allow_for_a_model_that_emits_late():
+    tokens, frames = [SPACE, A, B, SPACE, B, SPACE, A, B], [3, 5, 6, 9, 12, 13, 50, 53]
+    path = path_of(tokens, frames)
+    late = path_of(tokens, [frame + 4 for frame in frames])
+    assert words_of(late, CHARS, 25.0, 2.3, delay=4) == words_of(path, CHARS, 25.0, 2.3)
+    # Where an utterance was too short for the delay, words come early, but none before the start or out of turn.
+    assert words_of(path, CHARS, 25.0, delay=12) == [
+        Word("AB", 0.0, 0.04),
+        Word("B", 0.04, 0.29),
+        Word("AB", 1.44, 1.93),
+    ]
+
+
 def test_a_word_is_as_sure_as_all_its_tokens():
     path = path_of([SPACE, A, B, SPACE, B], [0, 1, 2, 3, 4], [0.1, 0.5, 0.8, 0.2, 0.9])
     assert [word.confidence for word in words_of(path, CHARS, 25.0)] == [0.4, 0.9]

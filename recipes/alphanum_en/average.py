@@ -36,6 +36,11 @@ def main() -> None:
             f"{arguments.second} has another architecture or vocabulary than {arguments.first} (--new-tokenizer gives "
             "another one): a mean of their weights means nothing"
         )
+    if first.delay != second.delay:
+        raise ValueError(
+            f"{arguments.first} emits tokens {first.delay} frames late, {arguments.second} {second.delay}: no mean of "
+            "their weights means anything"
+        )
     with torch.no_grad():
         for mean, other in zip(second.parameters(), first.parameters(), strict=True):
             mean.lerp_(other.to(mean), 0.5)
