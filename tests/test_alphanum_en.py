@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,11 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
     assert trainings(third | {"averaged": True}).endswith(f"before; training 3 {gave}")
     fourth = {"max_epochs": 5, "init_from": {"name": "x", "settings": third | {"averaged": True}}, "data_sets": sets}
     assert trainings(fourth).endswith(f"before; training 3 {gave}")
+    other = [{"max_epochs": 4}, {"max_epochs": 3}]
+    assert trainings(fourth | {"averaged": [[], other]}).endswith(
+        "; training 4 gave the mean of its weights and those that it began with and those of another start from there "
+        "(4, 3 epochs) (`average.py`)"
+    )
     for unknown in ("runs/a", {"name": "a", "settings": None}):
         with pytest.raises(ValueError, match="does not say how it was trained"):
             trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})
@@ -109,29 +115,39 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
         trainings(third)
 
 
-def test_a_model_is_averaged_with_the_one_it_began_with(
+def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
     recipe: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer()) for _ in "ab")
-    first.training_data = {"settings": {"max_epochs": 8, "init_from": None}}
-    second.training_data = {"settings": {"max_epochs": 5, "init_from": {"name": "a", **first.training_data}}}
-    for name, model in (("a", first), ("b", second)):
-        model.save(tmp_path / f"{name}.safetensors")
-    command = ["average.py", *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "--output-dir", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", command)
-    recipe["average"].main()
-    mean = sru_asr.load_model(tmp_path)
-    assert mean.training_data["settings"] == second.training_data["settings"] | {"averaged": True}
-    for found, *others in zip(*(model.parameters() for model in (mean, first, second)), strict=True):
-        torch.testing.assert_close(found, sum(others) / 2)
-    monkeypatch.setattr("sys.argv", [command[0], command[2], command[1], *command[3:]])
-    with pytest.raises(ValueError, match="did not begin with"):
+    models = {
+        name: Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer()) for name in "abcd"
+    }
+    runs: dict[str, dict[str, Any]] = {"a": {"max_epochs": 8, "init_from": None}}
+    for name, epochs, before in (("b", 5, "a"), ("c", 4, "a"), ("d", 3, "c")):
+        runs[name] = {"max_epochs": epochs, "init_from": {"name": before, "settings": runs[before]}}
+
+    def average(*names: str) -> Recognizer:
+        for name, model in models.items():
+            model.training_data = {"settings": runs[name]}
+            model.save(tmp_path / f"{name}.safetensors")
+        paths = [str(tmp_path / f"{name}.safetensors") for name in names]
+        monkeypatch.setattr("sys.argv", ["average.py", *paths, "--output-dir", str(tmp_path)])
         recipe["average"].main()
-    second.delay = 3
-    second.save(tmp_path / "b.safetensors")
-    monkeypatch.setattr("sys.argv", command)
+        return sru_asr.load_model(tmp_path)
+
+    expected = {"ab": [[]], "bd": [[{"max_epochs": 5}]], "dab": [[{"max_epochs": 4}, {"max_epochs": 3}], []]}
+    for names, others in expected.items():
+        mean = average(*names)
+        assert mean.training_data["settings"] == runs[names[-1]] | {"averaged": others}
+        for found, *parts in zip(mean.parameters(), *(models[name].parameters() for name in names), strict=True):
+            torch.testing.assert_close(found, sum(parts) / len(parts))
+    models["b"].delay = 3
     with pytest.raises(ValueError, match="emits tokens 0 frames late"):
-        recipe["average"].main()
+        average("a", "b")
+    with pytest.raises(SystemExit):
+        average("a")
+    runs["b"] = runs["b"] | {"init_from": None}
+    with pytest.raises(ValueError, match="did not begin with one another"):
+        average("a", "b")
 
 
 def test_what_is_measured_ships_with_its_card(

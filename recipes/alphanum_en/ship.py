@@ -120,11 +120,21 @@ def trainings(settings: dict[str, Any]) -> str:
     if len(chain) == 1:
         return f"{epochs} epochs, no pre-trained weights"
     means = "".join(
-        f"; training {number} gave the mean of its weights and those that it began with (`average.py`)"
+        f"; training {number} gave the mean of its weights and {_averaged(one['averaged'])} (`average.py`)"
         for number, one in enumerate(chain, 1)
         if one.get("averaged")
     )
     return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before{means}"
+
+
+def _averaged(others: Any) -> str:
+    """What a training's weights were averaged with; before there could be several it was what it had begun with."""
+    return " and ".join(
+        f"those of another start from there ({', '.join(str(one['max_epochs']) for one in since)} epochs)"
+        if since
+        else "those that it began with"
+        for since in ([[]] if others is True else others)
+    )
 
 
 def check_settings(models: list[Path]) -> None:
