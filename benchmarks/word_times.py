@@ -44,7 +44,7 @@ def recognise(model: Recognizer, waveform: Tensor, chunk: int, lookahead: int) -
         log_probs, _ = model(waveform[None], torch.tensor([len(waveform)]), chunk, lookahead)
     decoder = GREEDY.decoder(model.tokenizer.pieces)
     decoder.push(log_probs[0])
-    return words_of(decoder.end()[0].path, model.tokenizer, model.frames_per_second)
+    return words_of(decoder.end()[0].path, model.tokenizer, model.frames_per_second, delay=model.delay)
 
 
 def main() -> None:

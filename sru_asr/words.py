@@ -14,7 +14,7 @@ from sru_asr.text import Tokenizer
 
 # CTC emits a token somewhere within what it stands for, which of a word that is one token is a frame: a while after it
 # began and before it ends. The medians of alphanum-en against forced alignment of AN4's development part (docs/log.md).
-LEAD_SECONDS, TAIL_SECONDS = 0.08, 0.25
+LEAD_SECONDS, TAIL_SECONDS = 0.08, 0.33
 # Between the end of a word and the start of the next, where an utterance ends.
 PAUSE_SECONDS = 0.5
 

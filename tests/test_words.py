@@ -41,11 +41,11 @@ def test_a_word_lasts_from_before_its_first_token_until_the_next_or_a_while():
     tokens, frames = [SPACE, A, B, SPACE, B, SPACE, A, B], [3, 5, 6, 9, 12, 13, 50, 53]
     assert words_of(path_of(tokens, frames), CHARS, 25.0) == [
         Word("AB", 0.12, 0.4),  # where the next begins
-        Word("B", 0.4, 0.77),  # 0.25 s behind its last
-        Word("AB", 1.92, 2.41),
+        Word("B", 0.4, 0.85),  # 0.33 s behind its last
+        Word("AB", 1.92, 2.49),
     ]
     assert words_of(path_of(tokens, frames), CHARS, 25.0, 2.3)[-1] == Word("AB", 1.92, 2.3)
-    assert words_of(path_of([A, SPACE, B], [0, 1, 2]), CHARS, 25.0) == [Word("A", 0.0, 0.04), Word("B", 0.04, 0.37)]
+    assert words_of(path_of([A, SPACE, B], [0, 1, 2]), CHARS, 25.0) == [Word("A", 0.0, 0.04), Word("B", 0.04, 0.45)]
     assert words_of(path_of([], []), CHARS, 25.0) == []
 
 
@@ -57,8 +57,8 @@ def test_times_allow_for_a_model_that_emits_late():
     # Where an utterance was too short for the delay, words come early, but none before the start or out of turn.
     assert words_of(path, CHARS, 25.0, delay=12) == [
         Word("AB", 0.0, 0.04),
-        Word("B", 0.04, 0.29),
-        Word("AB", 1.44, 1.93),
+        Word("B", 0.04, 0.37),
+        Word("AB", 1.44, 2.01),
     ]
 
 
