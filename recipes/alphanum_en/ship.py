@@ -69,7 +69,7 @@ def group_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
+def card(results: list[dict[str, Any]], parameters: int, size: int, late_ms: float) -> str:
     """The model card, from `card.md`."""
     settings, silence = results[0]["training"]["settings"], results[0]["without_speech"]
     return Template(CARD.read_text()).substitute(
@@ -86,6 +86,7 @@ def card(results: list[dict[str, Any]], parameters: int, size: int) -> str:
         levels="\n".join(level_table(results[0])),
         noises=silence["utterances"],
         not_empty=silence["not_empty"],
+        late=f"{late_ms:.0f}",
     )
 
 
@@ -192,7 +193,8 @@ def main() -> None:
         results = [about | measure(path, manifests) for path in (copy, *arguments.models[1:])]
         parameters = sum(parameter.numel() for parameter in model.parameters())
         (Path(folder) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        (Path(folder) / "README.md").write_text(card(results, parameters, size))
+        late_ms = 1000 * model.delay / model.frames_per_second
+        (Path(folder) / "README.md").write_text(card(results, parameters, size, late_ms))
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         for path in Path(folder).iterdir():
             shutil.copyfile(path, arguments.output_dir / path.name)
