@@ -344,7 +344,9 @@ def test_too_large_a_message_is_the_end_of_its_session(server):
         say(connection, '{"type": "start"}', bytes(3 << 20))
         messages = received(connection)
         assert "end" not in [message["type"] for message in messages]
-        assert connection.close_code == 1009  # too big
+        # 1009: too big. The server closes with megabytes unread, so TCP may reset it before that is heard: 1006.
+        assert connection.close_code in (1009, 1006)
+    assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200
 
 
 def test_there_are_only_so_many_sessions(server):
