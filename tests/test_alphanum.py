@@ -82,21 +82,21 @@ def test_ctrl_c_while_audio_is_decoded_ends_it_with_a_line(tmp_path):
 
 def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):
     cuts = {split: lhotse.load_manifest(path) for split, path in manifests.items()}
-    assert {split: len(part) for split, part in cuts.items()} == {"train": 3530, "dev": 50, "test": 150}
+    assert {split: len(part) for split, part in cuts.items()} == {"train": 3810, "dev": 50, "test": 150}
 
     rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()[1:]]
     listed = {(name, voice, text) for name, voice, _, text in rows}
     prepared = [
         (cut.id, said.speaker, said.text) for part in cuts.values() for cut in part for said in cut.supervisions
     ]
-    assert len(prepared) == len(rows) == 3730
+    assert len(prepared) == len(rows) == 4010
     assert set(prepared) == listed
 
     split_of = {
         split: {voice for cut in part for said in cut.supervisions for voice in maker.parts(said.speaker)}
         for split, part in cuts.items()
     }
-    assert sum("+" in voice for _, voice, _ in listed) == 2050 + 980
+    assert sum("+" in voice for _, voice, _ in listed) == 2290 + 1020
     voices = (*maker.VOICES, *maker.FOREIGN_VOICES)
     assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(voices, 1)
     assert split_of["test"] == recipe.TEST_VOICES
@@ -231,6 +231,31 @@ def test_kinds_of_texts_can_be_chosen():
     assert [alone[0].name, alone[-1].name] == ["alone-0000", "alone-2999"]
     months = {u.text.split()[0] for u in maker.plan(500, voices, 3, kinds=["date", "answer"])}
     assert months == {*maker.MONTHS, *maker.ANSWERS}
+
+
+@pytest.mark.parametrize(
+    ("number", "read"),
+    [
+        (100, "ONE HUNDRED"),
+        (209, "TWO HUNDRED AND NINE"),
+        (5000, "FIVE THOUSAND"),
+        (6030, "SIX THOUSAND AND THIRTY"),
+        (7186, "SEVEN THOUSAND ONE HUNDRED AND EIGHTY SIX"),
+    ],
+)
+def test_numbers_are_read_with_and(number, read):
+    assert maker.number_words_with_and(number) == read
+
+
+def test_variants_are_what_the_other_kinds_never_say():
+    texts = [u.text for u in maker.plan(500, ["af_bella"], 3, kinds=["variant"])]
+    assert sum(" HUNDRED AND " in text for text in texts) > 200
+    assert sum(
+        text.split()[0] in ("FIRST", "TWO", "ELEVENTH") for text in texts if set(text.split()) & set(maker.MONTHS)
+    )
+    assert not any(text.split()[0] in maker.MONTHS for text in texts)
+    usual = [u.text for u in maker.plan(3000, ["af_bella"], 3)]
+    assert not any("AND" in text.split() for text in usual)
 
 
 def test_blends_mix_two_voices_of_one_accent():

@@ -194,9 +194,29 @@ def digit(rng: random.Random) -> str:
     return rng.choice(UNITS[:10])
 
 
-# The shares of the corpus that ships, in percent; `alone` and `digit` have to be asked for.
+def number_words_with_and(number: int) -> str:
+    """Reads 100 to 9999 as others do: 7186 is SEVEN THOUSAND ONE HUNDRED AND EIGHTY SIX."""
+    thousands, hundreds, rest = number // 1000, number // 100 % 10, number % 100
+    read = [f"{number_words(thousands)} THOUSAND"] if thousands else []
+    read += [f"{number_words(hundreds)} HUNDRED"] if hundreds else []
+    return " AND ".join([" ".join(read), *([number_words(rest)] if rest else [])])
+
+
+def variant(rng: random.Random) -> str:
+    """What many say otherwise than the kinds above: numbers with AND, and the day before the month."""
+    if rng.random() < 0.3:
+        month = rng.randrange(12)
+        day = rng.randint(1, MONTH_DAYS[month])
+        day_words = ordinal_words(day) if rng.random() < 0.5 else number_words(day)
+        return f"{day_words} {MONTHS[month]} NINETEEN {number_words(rng.randint(10, 99))}"
+    order = [rng.choice(EDITS)] if rng.random() < 0.5 else []
+    letters = rng.choices(LETTERS, k=rng.randint(0, 5))
+    return " ".join([*order, *letters, number_words_with_and(rng.randint(100, 9999))])
+
+
+# The shares of the corpus that ships, in percent; `alone`, `digit` and `variant` have to be asked for.
 KINDS = {spelling: 30, digits: 21, date: 18, house_number: 12, edit: 15, answer: 4}
-ALL_KINDS = {kind.__name__: kind for kind in (*KINDS, alone, digit)}
+ALL_KINDS = {kind.__name__: kind for kind in (*KINDS, alone, digit, variant)}
 
 
 def sentence(rng: random.Random, only: Sequence[str] = ()) -> str:
@@ -434,8 +454,8 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
         choices=ALL_KINDS,
         default=(),
         metavar="KIND",
-        help=f"of texts, of {', '.join(ALL_KINDS)}, in shares of {', '.join(str(n) for n in KINDS.values())}, 1 and 1 "
-        "(default: all but the last two)",
+        help=f"of texts, of {', '.join(ALL_KINDS)}, in shares of {', '.join(str(n) for n in KINDS.values())}, then "
+        "1 each (default: all but the last three)",
     )
     parser.add_argument("--name", default="", help="what file names begin with (default: the voice, blend or learner)")
     mixed = parser.add_mutually_exclusive_group()
