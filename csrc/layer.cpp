@@ -4,14 +4,17 @@
 #include "arguments.h"
 
 #include <cmath>
+#include <limits>
 
 namespace sru_asr {
 namespace {
 
 constexpr const char* kName = "sru_asr::fused_layer";
 
-// Scratch that a thread keeps for its next call: fresh pages would cost more than many a layer does.
+// Scratch that a thread keeps for its next call: fresh pages would cost more than many a layer does. But not what an
+// hour of audio in one call needs.
 struct Arena {
+  static constexpr size_t kKeptBytes = size_t{32} << 20;
   Memory memory{nullptr, std::free};
   size_t bytes = 0;
 
@@ -24,7 +27,17 @@ struct Arena {
     }
     return memory.get();
   }
+
+  void done() {
+    if (bytes > kKeptBytes) {
+      memory.reset();
+      bytes = 0;
+    }
+  }
 };
+
+// Beyond, sums of products of eight bits with eight may not fit into 32.
+constexpr int64_t kMostQuantizedInputs = 65536;
 
 // One tile of 16 columns, whose inputs lie one behind the other, in bfloat16: two inputs of each column side by side.
 void pack_tile(const uint16_t* from, int64_t columns, int64_t inputs, uint16_t* to) {
@@ -97,12 +110,12 @@ void quantize(const Weight* weight, int64_t directions, int64_t parts, int64_t h
       bool finite = true;
       for (int64_t k = 0; j < columns && k < inputs; ++k) {
         const float magnitude = std::fabs(to_float(from[k]));
-        finite = finite && magnitude <= 3.4e38f;
+        finite = finite && magnitude <= std::numeric_limits<float>::max();
         if (magnitude > most) most = magnitude;
       }
       scales[n * kTile + j] = finite ? most / 127 : std::nanf("");
       for (int64_t k = 0; k < padded; ++k) {
-        const bool there = j < columns && k < inputs && finite && most > 0;
+        const bool there = j < columns && k < inputs && finite && most >= 127 * std::numeric_limits<float>::min();
         to[k / (2 * kDepth) * 2 * kTileBytes + k % (2 * kDepth) / 4 * 4 * kTile + 4 * j + k % 4] =
             there ? static_cast<int8_t>(std::nearbyint(to_float(from[k]) * (127 / most))) : 0;
       }
@@ -118,8 +131,9 @@ struct Matrix {
 Matrix checked_matrix(const char* name, const Tensor& weight, int64_t directions, int64_t parts) {
   STD_TORCH_CHECK((directions == 1 || directions == 2) && (parts == 3 || parts == 4), name,
                   ": expected 1 or 2 directions and 3 or 4 parts, got ", directions, " and ", parts);
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) % (directions * parts) == 0, name,
-                  ": weight must be (directions * parts * hidden, inputs), got ", shape(weight));
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) % (directions * parts) == 0 && weight.size(0) > 0 &&
+                      weight.size(1) > 0,
+                  name, ": weight must be (directions * parts * hidden, inputs), none of them 0, got ", shape(weight));
   const ScalarType dtype = weight.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, name,
                   ": weight must be float32 or bfloat16, got ", torch::headeronly::toString(dtype));
@@ -144,6 +158,8 @@ Tensor pack_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
 
 std::tuple<Tensor, Tensor> quantize_weight_cpu(Tensor weight, int64_t directions, int64_t parts) {
   const Matrix matrix = checked_matrix("sru_asr::quantize_weight", weight, directions, parts);
+  STD_TORCH_CHECK(matrix.inputs <= kMostQuantizedInputs, "sru_asr::quantize_weight: weight must have at most ",
+                  kMostQuantizedInputs, " inputs, got ", shape(weight));
   const void* const from = matrix.weight.data_ptr();
   Tensor packed = torch::stable::new_empty(weight, {packed_size8(directions, parts, matrix.hidden, matrix.inputs)},
                                            ScalarType::Char);
@@ -175,8 +191,10 @@ void run(Layer& layer) {
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
       thread_local Arena scratch;
       variant.layer_run(now, begin, end, scratch.at_least(needs.scratch_bytes));
+      scratch.done();
     });
   }
+  rows.done();
 }
 
 std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight, MaybeTensor scales, Tensor weight_c,
@@ -192,6 +210,8 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
                   ": weight_c must be (1 or 2 directions, 2, hidden), got ", shape(weight_c));
   const int64_t batch = input.size(0), frames = input.size(1), inputs = input.size(2);
   const int64_t directions = weight_c.size(0), hidden = weight_c.size(2);
+  STD_TORCH_CHECK(inputs > 0 && hidden > 0, kName, ": expected at least one input and one hidden unit, got ", inputs,
+                  " and ", hidden);
   Arguments arguments{kName, x, weight_c, bias, initial_state, lengths, alpha, chunk, lookahead};
   Layer layer;
   static_cast<Problem&>(layer) = arguments.checked(input, directions, parts, hidden);
@@ -225,7 +245,7 @@ std::tuple<Tensor, Tensor> layer_cpu(Tensor input, MaybeTensor x, Tensor weight,
       torch::stable::copy_(final_state, *arguments.initial);
     else
       torch::stable::zero_(final_state);
-  } else if (batch > 0 && hidden > 0) {
+  } else if (batch > 0) {
     run(layer);
   }
   return {h, final_state};

@@ -82,10 +82,18 @@ class LogMel(nn.Module):
 
         Returns:
             (batch, frames, n_mels) float32, zero (the mean) behind each length, and the lengths in frames.
+
+        Raises:
+            ValueError: the module has been converted to other numbers than float32, in which powers have no room.
         """
+        if self.mean.dtype != torch.float32:
+            raise ValueError(
+                f"expected a model in float32, found {self.mean.dtype}: use .float(), and compute in bfloat16 "
+                'by `with sru_asr.precision.arithmetic(model, "bfloat16"):`'
+            )
         lengths = frame_count(lengths)
-        if waveform.shape[1] < HOP_SAMPLES:
-            return self.mean.new_zeros(waveform.shape[0], 0, self.n_mels), lengths
+        if waveform.shape[0] == 0 or waveform.shape[1] < HOP_SAMPLES:
+            return self.mean.new_zeros(waveform.shape[0], waveform.shape[1] // HOP_SAMPLES, self.n_mels), lengths
         features = (self.log_mel(waveform) - self.mean) * self.scale
         return mask_padding(features, lengths), lengths
 

@@ -17,6 +17,7 @@ from torch import Tensor
 # Of the quintic whose iteration takes all singular values to about 1 (0.7 to 1.2), however small they are (Jordan).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+MOMENTUM = 0.95
 # Root mean square of a step in units of the learning rate: about AdamW's, so that both can share one (Liu et al. 2025,
 # arXiv:2502.16982).
 STEP_SIZE = 0.2
@@ -29,17 +30,36 @@ class Muon(torch.optim.AdamW):
         groups: as for AdamW. A group with a `block_rows` of n > 0 holds matrices to be updated by Muon, in blocks of n
             rows (of all rows, if it is more than they have).
         momentum: decay of Muon's momentum.
-        options: AdamW's; `lr` and `weight_decay` are Muon's, too.
+        options: AdamW's but for `maximize`; `lr` and `weight_decay` are Muon's, too.
+
+    Raises:
+        ValueError: a group for Muon has parameters other than matrices, or `maximize` is asked for.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.95, **options: Any) -> None:
-        groups = [{"block_rows": 0} | group for group in groups]
-        for group in groups:
-            group["params"] = list(group["params"])
-            if group["block_rows"] and any(parameter.dim() != 2 for parameter in group["params"]):
-                raise ValueError("Muon is for matrices, found parameters of other dimensions; leave those to AdamW")
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = MOMENTUM, **options: Any) -> None:
+        if options.get("maximize"):
+            raise ValueError("Muon minimises: negate the loss instead of asking for maximize")
+        self._own_defaults = {"block_rows": 0, "momentum": momentum}
         super().__init__(groups, **options)
-        self.momentum = momentum
+        # A fused AdamW would take a scaled gradient, and look for infinite ones, by itself: Muon does not.
+        self._step_supports_amp_scaling = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As AdamW's, which unpickling and `load_state_dict` go by; older states have no momentum in their groups."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("momentum", MOMENTUM)
+        self._own_defaults = {"block_rows": 0, "momentum": self.param_groups[0]["momentum"]}
+        self._step_supports_amp_scaling = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As for AdamW; a group with `block_rows` is Muon's."""
+        group = self._own_defaults | param_group
+        params = group["params"]
+        group["params"] = [params] if isinstance(params, Tensor) else list(params)
+        if group["block_rows"] and any(parameter.dim() != 2 for parameter in group["params"]):
+            raise ValueError("Muon is for matrices, found parameters of other dimensions; leave those to AdamW")
+        super().add_param_group(group)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -67,8 +87,8 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
                 state["step"] = torch.tensor(0.0)  # which AdamW asks of every state that it loads
-            state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
-            direction = torch.lerp(parameter.grad, state["momentum"], self.momentum)  # Nesterov's
+            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+            direction = torch.lerp(parameter.grad, state["momentum"], group["momentum"])  # Nesterov's
             parameter.grad = None
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             rows = group["block_rows"]

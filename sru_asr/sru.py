@@ -56,6 +56,8 @@ class SRULayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if input_size < 1 or hidden_size < 1 or projection_size < 0:
+            raise ValueError(f"sizes must be positive, found {input_size=}, {hidden_size=}, {projection_size=}")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.directions = 2 if bidirectional else 1
@@ -108,7 +110,11 @@ class SRULayer(nn.Module):
         Returns:
             The output, (batch, frames, directions * hidden_size), zero behind each length, and the final state,
             (batch, directions, hidden_size), float32 at least.
+
+        Raises:
+            ValueError: the input has another width, or dimensions.
         """
+        _check_input(x, self.input_size, 3)
         y = x if self.norm is None else self.norm(x)
         if self.projection is not None:
             y = F.linear(y, self.projection)
@@ -130,35 +136,47 @@ class SRULayer(nn.Module):
         """What product and recurrence are computed in together; None if they are not."""
         if torch.is_grad_enabled() or y.device.type != "cpu":
             return None
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else y.dtype
+        if torch.compiler.is_compiling() and not self.quantized:
+            return None  # what is packed once cannot be kept in a graph; packing every time costs more than it saves
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else y.dtype
         if dtype == torch.bfloat16 and {y.dtype, self.weight.dtype} <= {torch.float32, torch.bfloat16}:
-            return dtype
+            return dtype if autocast or y.dtype == self.weight.dtype else None
         return dtype if dtype == y.dtype == self.weight.dtype == torch.float32 and _FLOAT32_IN_ONE_PASS else None
 
-    def _pack(self, dtype: torch.dtype) -> Packed:
-        pack = quantize_weight if self.quantized and dtype == torch.bfloat16 else pack_weight
+    def _pack(self, dtype: torch.dtype, quantized: bool) -> Packed:
+        pack = quantize_weight if quantized and dtype == torch.bfloat16 else pack_weight
         return pack(self.weight.to(dtype), self.directions, self.parts)
 
     def _packed_weight(self, dtype: torch.dtype) -> Packed:
-        weight = self.weight
+        weight, quantized = self.weight, self.quantized
         if torch.compiler.is_compiling() or self.training or weight.is_inference():  # the last have no version
-            return self._pack(dtype)
-        # The weight itself is kept, so that no other can come to lie at its address.
-        version = (weight.data_ptr(), weight._version, dtype)
-        if self._packed is None or self._packed[1] != version:
-            self._packed = (weight.detach(), version, self._pack(dtype))
-        return self._packed[2]
+            return self._pack(dtype, quantized)
+        try:
+            version = (weight.data_ptr(), weight._version, dtype, quantized)
+        except RuntimeError:  # a stand-in of torch.func's has no address
+            return self._pack(dtype, quantized)
+        kept = self._packed  # other threads may put another one there at any time
+        if kept is None or kept[1] != version:
+            # The weight itself is kept, so that no other can come to lie at its address.
+            kept = (weight.detach(), version, self._pack(dtype, quantized))
+            if type(kept[2][0] if isinstance(kept[2], tuple) else kept[2]) is Tensor:  # no stand-in of a tracer's
+                self._packed = kept
+        return kept[2]
 
     def quantize(self, wanted: bool = True) -> None:
         """See :meth:`SRU.quantize`."""
-        if wanted != self.quantized:
-            self.quantized = wanted
-            self._packed = None
+        self.quantized = wanted
 
     def train(self, mode: bool = True) -> SRULayer:
         """As `nn.Module.train`; forgets the packed weights."""
         self._packed = None
         return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SRULayer:
+        """As `nn.Module._apply`, by which `to` and its like go; forgets the packed weights."""
+        self._packed = None
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what can be made again out of pickles and copies."""
@@ -201,7 +219,9 @@ class _ProductAndInput(torch.autograd.Function):
 def _autocast(*tensors: Tensor) -> list[Tensor]:
     """What `torch.autocast` makes of what enters a matrix product; a function of one's own it leaves alone."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device) or torch.float64 in {t.dtype for t in tensors}:
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)) or torch.float64 in {
+        t.dtype for t in tensors
+    }:
         return list(tensors)
     return [t.to(torch.get_autocast_dtype(device)) for t in tensors]
 
@@ -212,6 +232,8 @@ class SRU(nn.Module):
     Everything is a keyword that `nn.LSTM` does not have beyond `bidirectional`. Besides (batch, frames, width) tensors
     it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does. `torch.compile`
     takes all of it whole but PackedSequences, which torch itself cannot trace: give it padded tensors and `lengths`.
+    `torch.func.grad` it does not know, as torch has none for operators that are registered with it; `backward` and
+    `torch.autograd.grad` it does.
 
     Args:
         input_size: width of the input.
@@ -317,7 +339,7 @@ class SRU(nn.Module):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence brings its own lengths: call without `lengths`")
-            self._check_input(input.data, 2)
+            _check_input(input.data, self.input_size, 2)
             padded, lengths = pad_packed_sequence(input, batch_first=True)
             output, state = self._whole(padded, state, lengths.to(padded.device), chunk, lookahead)
             # pad_packed_sequence undid the sorting; packing by the same order restores it.
@@ -328,10 +350,20 @@ class SRU(nn.Module):
                 batch_first=True,
             )
             return PackedSequence(packed.data, packed.batch_sizes, order, input.unsorted_indices), state
-        self._check_input(input, 2, 3)
-        lengths = _as_lengths(lengths, input.device)
+        _check_input(input, self.input_size, 2, 3)
+        time = 1 if self.batch_first and input.dim() == 3 else 0
+        batch = input.shape[1 - time] if input.dim() == 3 else 1
+        lengths = _as_lengths(lengths, batch, input.shape[time], input.device)
         if input.dim() == 2:
-            batch_state = state.unsqueeze(1) if isinstance(state, Tensor) else state
+            batch_state = state
+            if isinstance(state, Tensor):
+                expected = (self.num_layers * self.directions, self.hidden_size)
+                if state.shape != expected:
+                    raise ValueError(
+                        f"expected a state of shape {expected} (layers * directions, hidden) for an unbatched input, "
+                        f"found {tuple(state.shape)}"
+                    )
+                batch_state = state.unsqueeze(1)
             output, state = self._whole(input.unsqueeze(0), batch_state, lengths, chunk, lookahead)
             return output.squeeze(0), state.squeeze(1)
         if self.batch_first:
@@ -379,8 +411,8 @@ class SRU(nn.Module):
         Returns:
             The chunk's output, (batch, chunk, directions * hidden_size), and the next window's state.
         """
-        self._check_input(window, 3)
-        lengths = _as_lengths(lengths, window.device)
+        _check_input(window, self.input_size, 3)
+        lengths = _as_lengths(lengths, window.shape[0], window.shape[1], window.device)
         if not 1 <= chunk <= window.shape[1]:
             raise ValueError(f"expected a chunk of 1 to {window.shape[1]} frames (the window's), found {chunk}")
         full = None
@@ -400,9 +432,8 @@ class SRU(nn.Module):
             return self._layers(x, state, lengths, 0, 0)
         if lengths is None:
             lengths = torch.full((batch,), frames, device=x.device)
-        elif lengths.device.type == "cpu" and not torch.compiler.is_compiling() and (lengths > frames).any():
-            # The operator sees the frames that fill the last window, too.
-            raise ValueError(f"expected lengths of at most the {frames} frames there are, found {lengths.tolist()}")
+        else:
+            lengths = lengths.clamp(max=frames)  # where nobody has looked; the last window is filled up beyond them
         output, state = self._layers(unfold(x, chunk, lookahead), state, lengths, chunk, lookahead)
         return fold(output, chunk, lookahead, frames), state
 
@@ -423,13 +454,6 @@ class SRU(nn.Module):
             x = x + y if self.residual and x.shape == y.shape else y
         return x, torch.cat(final)
 
-    def _check_input(self, x: Tensor, *dimensions: int) -> None:
-        if x.dim() not in dimensions or x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"expected input of {' or '.join(map(str, dimensions))} dimensions, the last {self.input_size} wide, "
-                f"found shape {tuple(x.shape)}"
-            )
-
     def _check_state(self, state: Tensor, directions: int, batch: int) -> None:
         if not isinstance(state, Tensor):
             raise ValueError(
@@ -446,13 +470,29 @@ class SRU(nn.Module):
         if not self.training or self.dropout == 0:
             return y
         keep = 1 - self.dropout
-        return y * torch.bernoulli(y.new_full((y.shape[0], 1, y.shape[2]), keep)).div_(keep)
+        # (A tensor of probabilities in bfloat16 would have them rounded.)
+        return y * y.new_empty(y.shape[0], 1, y.shape[2]).bernoulli_(keep).div_(keep)
 
 
-def _as_lengths(lengths: Any, device: torch.device) -> Tensor | None:
+def _check_input(x: Tensor, width: int, *dimensions: int) -> None:
+    if x.dim() not in dimensions or x.shape[-1] != width:
+        raise ValueError(
+            f"expected input of {' or '.join(map(str, dimensions))} dimensions, the last {width} wide, "
+            f"found shape {tuple(x.shape)}"
+        )
+
+
+def _as_lengths(lengths: Any, batch: int, frames: int, device: torch.device) -> Tensor | None:
+    """As a tensor of int64, checked where that needs no waiting for a GPU."""
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths, device=device)
+    if not isinstance(lengths, Tensor):
+        lengths = torch.tensor(lengths, dtype=None if len(lengths) else torch.long)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"expected lengths of integers, (batch,), found {lengths.dtype}")
-    return lengths.long()
+    if lengths.shape != (batch,):
+        raise ValueError(f"expected a length for each of {batch} sequences, found shape {tuple(lengths.shape)}")
+    looked_at = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looked_at and not ((lengths >= 0) & (lengths <= frames)).all():
+        raise ValueError(f"expected lengths from 0 to the {frames} frames there are, found {lengths.tolist()}")
+    return lengths.to(device).long()

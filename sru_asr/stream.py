@@ -135,7 +135,15 @@ class Stream:
                 raise ValueError(f"expected {name} for this model, found {tuple(found.shape)}; is it another model's?")
         if state.shape != stream._state.shape:
             raise ValueError(f"expected states of {tuple(stream._state.shape)}, found {tuple(state.shape)}")
-        consistent = 0 <= first <= frames <= stream._ready and audio.shape == (samples - first * stream._hop,)
+        # What `advance` leaves: all frames that there is audio for, of which no whole window, and the past of the next.
+        waiting = pending.shape[0]
+        consistent = (
+            0 <= first <= frames <= stream._ready
+            and audio.shape == (samples - first * stream._hop,)
+            and first <= max(frames - stream._past, 0)
+            and waiting <= min(frames, chunk + lookahead - 1)
+            and (frames - waiting) % chunk == 0
+        )
         if not consistent or not (audio.abs() <= LOUDEST).all():
             raise ValueError("expected a stream as Stream.save writes it, found one whose parts do not fit together")
         stream._audio, stream._pending, stream._state = audio, pending, state
@@ -155,6 +163,11 @@ class Stream:
     def _hop(self) -> int:
         """Samples to a subsampled frame."""
         return self.model.encoder.subsampling.factor * HOP_SAMPLES
+
+    @property
+    def _past(self) -> int:
+        """Frames of audio to hold before the next one: those that it sees, and those whose own past is not held."""
+        return self.model.encoder.subsampling.past_frames - (-PAST_SAMPLES // self._hop)
 
     @property
     def _ready(self) -> int:
@@ -218,8 +231,6 @@ def _by_length(streams: list[Stream]) -> list[list[Stream]]:
 def _subsample(streams: list[Stream]) -> None:
     """Make all the subsampled frames that there is audio for. The audio before the first gives it its left context."""
     encoder, features = streams[0].model.encoder, streams[0].model.features
-    # Frames of audio to hold before the next one: those that it sees, and those whose own past is not held.
-    past = encoder.subsampling.past_frames - (-PAST_SAMPLES // streams[0]._hop)
     audio = [stream._audio[: (stream._ready - stream._first) * stream._hop] for stream in streams]
     lengths = torch.tensor([len(samples) for samples in audio], device=audio[0].device)
     made, _ = encoder.subsampling(*features(pad_sequence(audio, batch_first=True), lengths))
@@ -227,7 +238,7 @@ def _subsample(streams: list[Stream]) -> None:
         new = frames[stream._frames - stream._first : stream._ready - stream._first]
         stream._pending = torch.cat([stream._pending, new])
         stream._frames = stream._ready
-        first = max(stream._frames - past, 0)
+        first = max(stream._frames - stream._past, 0)
         # A part of a tensor keeps all of it: of a long push there would be two copies until the next.
         stream._audio = stream._audio[(first - stream._first) * stream._hop :].clone()
         stream._first = first

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins import Precision
-from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from sru_asr.checkpoint import refuse_diverged
@@ -227,8 +225,7 @@ class SpeechTask(pl.LightningModule):
             momentum=settings.momentum,
             lr=settings.learning_rate,
             betas=(0.9, settings.beta2),
-            # float16 needs losses scaled, and that undone before gradients are clipped: not by the optimizer.
-            fused=self.trainer.precision != "16-mixed",
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -238,21 +235,6 @@ class SpeechTask(pl.LightningModule):
             cycle_momentum=False,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip as Lightning does, but in `bf16-mixed`, too.
-
-        There it refuses optimizers that could undo a scaling of the loss, although bfloat16 has none.
-        """
-        if self.trainer.precision != "bf16-mixed":
-            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note how far the epoch has come, for the sampler to go on from there.

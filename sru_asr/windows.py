@@ -40,8 +40,13 @@ def window_of(latency_ms: float, frames_per_second: float, lookahead_share: floa
         chunk and lookahead, in frames.
 
     Raises:
-        ValueError: the latency has no room for two frames, or is not finite.
+        ValueError: the latency has no room for two frames, or is not finite, or the others are out of range.
     """
+    if not frames_per_second > 0 or not 0 <= lookahead_share <= 1:
+        raise ValueError(
+            f"expected frames_per_second above 0 and lookahead_share from 0 to 1, found {frames_per_second:g} and "
+            f"{lookahead_share:g}"
+        )
     least = 2000 / frames_per_second
     if not least <= latency_ms < math.inf:
         raise ValueError(f"expected a latency of at least {least:g} ms, two frames, found {latency_ms:g} ms")

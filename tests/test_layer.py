@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import resource
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence
 from sru_asr.sru import SRU, SRULayer
@@ -259,11 +265,50 @@ def test_an_error_names_the_argument(change, message):
         ((torch.zeros(7, 8), 2, 3), r"weight must be \(directions \* parts \* hidden, inputs\)"),
         ((torch.zeros(6, 8), 3, 3), "expected 1 or 2 directions"),
         ((torch.zeros(6, 8).double(), 2, 3), "weight must be float32 or bfloat16, got Double"),
+        ((torch.zeros(0, 8), 2, 3), "none of them 0"),
+        ((torch.zeros(6, 0), 2, 3), "none of them 0"),
     ],
 )
 def test_an_error_of_packing_names_the_argument(arguments, message):
     with pytest.raises(RuntimeError, match="sru_asr::pack_weight: .*" + message):
         pack_weight(*arguments)
+    with pytest.raises(RuntimeError, match="sru_asr::quantize_weight: .*" + message):
+        quantize_weight(*arguments)
+
+
+def test_more_inputs_than_their_sum_has_room_for_are_not_quantised():
+    quantize_weight(torch.zeros(3, 65_536), 1, 3)
+    with pytest.raises(RuntimeError, match="at most 65536 inputs"):
+        quantize_weight(torch.zeros(3, 65_537), 1, 3)
+
+
+def test_columns_of_the_least_and_the_greatest_numbers_are_quantised():
+    weight = torch.tensor([[1e-44, 1e-44], [1e-37, 1e-38], [3.402e38, -3.402e38]])
+    _, scales = quantize_weight(weight, 1, 3)
+    assert scales.isfinite().all()
+    reset = torch.tensor([[[0.0], [40.0]]])
+    _, state = fused_layer(torch.ones(1, 1, 2).bfloat16(), None, quantize_weight(weight, 1, 3), reset * 0, reset)
+    assert state.isfinite().all()
+
+
+def test_without_inputs_or_with_gradients_there_is_no_layer():
+    rest = (torch.zeros(1, 2, 5), torch.zeros(1, 2, 5))
+    packed = pack_weight(torch.zeros(15, 8), 1, 3)
+    with pytest.raises(RuntimeError, match="at least one input"):
+        fused_layer(torch.zeros(2, 3, 0), None, packed, *rest)
+    with pytest.raises(RuntimeError, match="no gradients"):
+        fused_layer(torch.zeros(2, 3, 8, requires_grad=True), None, packed, *rest)
+
+
+def test_an_hour_of_audio_leaves_no_memory_behind():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    layer, x = SRULayer(256, 4, highway=False).eval(), torch.zeros(1, 200_000, 256)
+    output_of(layer, x[:, :10])
+    before = resident()
+    output_of(layer, x)
+    assert resident() - before < 64 << 20  # the rows of x, packed, are 195 MiB
 
 
 # Behind the module
@@ -364,6 +409,77 @@ def test_quantising_can_be_undone_and_moves_the_output_a_little():
     assert torch.equal(output_of(sru.quantize(False), x), plain)
     with torch.no_grad():
         assert torch.equal(sru.float()(x.float())[0], sru.quantize()(x.float())[0])  # which is for bfloat16 alone
+
+
+def test_what_is_packed_while_the_kind_changes_is_not_taken_for_the_other(monkeypatch):
+    layer, x = SRULayer(64, 48, highway=False).bfloat16().eval(), torch.randn(2, 30, 64).bfloat16()
+    pack, fresh = layer._pack, copy.deepcopy(layer)
+    fresh.quantize()
+
+    def meanwhile(*arguments):
+        layer.quantize()
+        return pack(*arguments)
+
+    monkeypatch.setattr(layer, "_pack", meanwhile)
+    plain = output_of(layer, x)
+    monkeypatch.undo()
+    assert torch.equal(output_of(layer, x), output_of(fresh, x))
+    assert not torch.equal(output_of(layer, x), plain)
+
+
+def test_threads_may_call_eval_and_quantize_at_any_time():
+    layer, x, faults = SRULayer(8, 4).bfloat16().eval(), torch.randn(1, 2, 8).bfloat16(), []
+
+    def work():
+        try:
+            for number in range(500):
+                layer.eval().quantize(number % 2 == 0)
+                output_of(layer, x)
+        except Exception as fault:
+            faults.append(fault)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not faults
+
+
+def test_a_tracers_stand_ins_are_not_kept():
+    layer, x = SRULayer(8, 4).eval(), torch.randn(1, 2, 8)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        layer(mode.from_tensor(x))
+    assert type(output_of(layer, x)) is torch.Tensor
+
+
+def test_many_weights_at_once():
+    layers, x = [SRULayer(8, 4).eval() for _ in range(3)], torch.randn(1, 2, 8)
+    parameters, _ = torch.func.stack_module_state(layers)
+    with torch.no_grad():
+        found = torch.vmap(lambda weights: torch.func.functional_call(layers[0], weights, x)[0])(parameters)
+    for got, layer in zip(found, layers, strict=True):
+        torch.testing.assert_close(got, output_of(layer, x))
+
+
+def test_a_module_that_moves_forgets_what_was_packed():
+    layer = SRULayer(8, 4).eval()
+    output_of(layer, torch.randn(1, 2, 8))
+    assert layer._packed is not None
+    assert layer.to("meta")._packed is None
+
+
+def test_compiled_it_packs_nothing_in_each_call(monkeypatch):
+    layer, x = SRULayer(8, 4).eval(), torch.randn(1, 2, 8)
+    expected = output_of(layer, x)
+    monkeypatch.setattr("sru_asr.sru.pack_weight", lambda *_: pytest.fail("packed"))
+    torch.compiler.reset()
+    torch.testing.assert_close(output_of(torch.compile(layer, fullgraph=True, backend="aot_eager"), x), expected)
 
 
 def test_while_training_weights_are_packed_in_every_call(monkeypatch):

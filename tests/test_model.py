@@ -378,3 +378,17 @@ def test_frames_per_second_are_those_of_log_probs():
     assert model.frames_per_second == 25
     assert lengths.tolist() == [log_probs.shape[1]]
     assert abs(log_probs.shape[1] - 10 * model.frames_per_second) <= 1
+
+
+def test_no_utterances_have_no_frames():
+    model = Recognizer(ModelConfig(channels=4, hidden_size=8, num_layers=1), CharTokenizer()).eval()
+    log_probs, lengths = model(torch.zeros(0, 16_000), torch.zeros(0, dtype=torch.long))
+    assert log_probs.shape == (0, 25, model.tokenizer.vocab_size)
+    assert lengths.shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_other_numbers_says_how_to_compute_in_them(dtype):
+    model = Recognizer(ModelConfig(channels=4, hidden_size=8, num_layers=1), CharTokenizer()).to(dtype)
+    with pytest.raises(ValueError, match=r'arithmetic\(model, "bfloat16"\)'):
+        model(torch.zeros(1, 16_000), torch.tensor([16_000]))

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -94,6 +96,53 @@ def test_it_goes_on_from_its_state() -> None:
     steps(twin, resumed, inputs[3:])
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_goes_on_as_its_original(copied: Callable[[Muon], Muon]) -> None:
+    torch.manual_seed(0)
+    start, gradients, results = torch.randn(4, 6), torch.randn(3, 4, 6), []
+    for is_copied in (False, True):
+        parameter = nn.Parameter(start.clone())
+        optimizer = Muon([{"params": [parameter], "block_rows": 4}], momentum=0.5, lr=0.1)
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+            if is_copied:
+                optimizer = copied(optimizer)
+                (parameter,) = optimizer.param_groups[0]["params"]
+        results.append(parameter.detach())
+    assert torch.equal(*results)
+
+
+def test_a_group_may_come_later_and_be_adamws_or_its_own() -> None:
+    matrix, vector = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4))
+    optimizer = Muon([{"params": [nn.Parameter(torch.ones(2, 2))], "block_rows": 2}], momentum=0.5, lr=0.1)
+    optimizer.add_param_group({"params": vector})
+    optimizer.add_param_group({"params": [matrix], "block_rows": 2})
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.5] * 3
+    matrix.grad, vector.grad = torch.ones(4, 4), torch.ones(4)
+    optimizer.step()
+    assert (matrix < 1).all()
+    assert (vector < 1).all()
+    with pytest.raises(ValueError, match="for matrices"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(4))], "block_rows": 2})
+
+
+def test_a_state_from_before_momentum_was_in_it_is_loaded() -> None:
+    optimizer = Muon([{"params": [nn.Parameter(torch.ones(2, 2))], "block_rows": 2}], lr=0.1)
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["momentum"]
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["momentum"] == 0.95
+
+
+def test_what_it_cannot_do_is_refused_or_left_to_others() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(2, 2))], "block_rows": 2}]
+    with pytest.raises(ValueError, match="negate the loss"):
+        Muon(groups, lr=0.1, maximize=True)
+    # A scaler of losses must not think that the optimizer looks for infinite gradients itself.
+    assert not Muon(groups, lr=0.1, fused=True)._step_supports_amp_scaling
 
 
 def test_a_closure_is_called_with_gradients_and_its_loss_returned() -> None:

@@ -481,8 +481,9 @@ def test_settings_that_mean_nothing(settings, message):
         ({"state": torch.zeros(4, 1, 4)}, r"state of shape \(4, 2, 4\) .*found \(4, 1, 4\)"),
         ({"state": (torch.zeros(4, 2, 4), torch.zeros(4, 2, 4))}, "the state as one tensor .* found tuple"),
         ({"input": torch.zeros(5, 6), "state": (torch.zeros(4, 4),)}, "the state as one tensor .* found tuple"),
+        ({"input": torch.zeros(5, 6), "state": torch.zeros(4, 1, 4)}, r"shape \(4, 4\) .*found \(4, 1, 4\)"),
         # of windows that end behind the input, which the operator takes for frames
-        ({"lengths": torch.tensor([5, 6]), "chunk": 2, "lookahead": 3}, r"at most the 5 frames .* found \[5, 6\]"),
+        ({"lengths": torch.tensor([5, 6]), "chunk": 2, "lookahead": 3}, r"from 0 to the 5 frames .* found \[5, 6\]"),
         ({"chunk": -1}, "expected chunk >= 1 .*found -1 and 0"),
         ({"lookahead": 3}, "expected chunk >= 1 .*found 0 and 3"),
         ({"chunk": 2, "lookahead": -3}, "expected chunk >= 1 .*found 2 and -3"),
@@ -513,9 +514,60 @@ def test_lengths_may_be_a_list_or_any_integers(window):
 
 def test_lengths_that_do_not_fit():
     sru = SRU(6, 4, batch_first=True)
-    for lengths, message in (([6, 3], r"lengths\[0\] must lie between 0 and the 5"), ([5], "lengths must be")):
-        with pytest.raises(RuntimeError, match=message):
-            sru(torch.zeros(2, 5, 6), lengths=torch.tensor(lengths))
+    for lengths, message in (
+        ([6, 3], r"from 0 to the 5 frames there are, found \[6, 3\]"),
+        ([5, -1], r"found \[5, -1\]"),
+        ([5], r"a length for each of 2 sequences, found shape \(1,\)"),
+        ([5.0, 3.0], "lengths of integers"),
+    ):
+        for either in (lengths, torch.tensor(lengths)):
+            with pytest.raises(ValueError, match=message):
+                sru(torch.zeros(2, 5, 6), lengths=either)
+    assert sru(torch.zeros(0, 5, 6), lengths=[])[0].shape == (0, 5, 4)
+
+
+def test_beyond_what_a_compiler_can_check_lengths_end_with_the_input():
+    sru = randomize(SRU(6, 3, batch_first=True, bidirectional=True))
+    compiled, x = torch.compile(sru, fullgraph=True, backend="aot_eager"), torch.randn(1, 5, 6)
+    found = compiled(x, lengths=torch.tensor([6]), chunk=2, lookahead=3)
+    for got, want in zip(found, sru(x, chunk=2, lookahead=3), strict=True):
+        close(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("width", [17, 32, 2])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_layer_takes_no_other_width(width, gradients):
+    """17 and 32 are padded to the same as 20 is."""
+    layer = SRULayer(20, 4).eval()
+    with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match=f"the last 20 wide, found .*{width}"):
+        layer(torch.randn(2, 3, width))
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (5, 0), (5, 4, -1)])
+def test_a_layer_has_sizes(sizes):
+    with pytest.raises(ValueError, match="sizes must be positive"):
+        SRULayer(*sizes[:2], projection_size=(*sizes, 0)[2])
+
+
+def test_inputs_of_another_dtype_than_the_weights_are_refused_with_and_without_gradients():
+    sru = SRU(6, 4).eval()
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), pytest.raises(RuntimeError, match="dtype"):
+            sru(torch.randn(3, 2, 6).bfloat16())
+
+
+def test_shapes_without_data():
+    sru = SRU(6, 4, 2, bidirectional=True, batch_first=True, device="meta")
+    output, state = sru(torch.empty(2, 5, 6, device="meta"))
+    assert (output.device.type, output.shape, state.shape) == ("meta", (2, 5, 8), (4, 2, 4))
+
+
+def test_dropout_in_bfloat16_is_that_asked_for():
+    """0.9985 is 1 in bfloat16."""
+    torch.manual_seed(0)
+    sru = SRU(4, 4, dropout=0.0015).bfloat16().train()
+    dropped = (sru._drop(torch.ones(100, 1, 4096, dtype=torch.bfloat16)) == 0).float().mean()
+    assert dropped == pytest.approx(0.0015, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,8 @@ def tampered(**changes):
         tampered(audio=lambda audio: audio * torch.nan),
         tampered(pending=lambda pending: pending[:, 1:]),
         tampered(pending=lambda pending: pending * torch.inf),
+        tampered(pending=lambda pending: pending[:0]),
+        tampered(pending=lambda pending: pending.repeat(99, 1)),
         tampered(state=lambda state: state[:1]),
         tampered(state=lambda state: state[None]),
     ],

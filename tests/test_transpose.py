@@ -36,3 +36,10 @@ def test_passes_opcheck():
 def test_an_error_says_what_was_expected(matrix):
     with pytest.raises(RuntimeError, match="sru_asr::transpose: expected a matrix of 16-bit numbers"):
         torch.ops.sru_asr.transpose(matrix)
+
+
+def test_its_gradient_is_a_transpose():
+    matrix = torch.randn(9, 17).bfloat16().requires_grad_()
+    weights = torch.randn(17, 9).bfloat16()
+    (grad,) = torch.autograd.grad((transpose(matrix) * weights).sum(), matrix)
+    assert torch.equal(grad, weights.T)

@@ -30,3 +30,9 @@ def test_latencies_that_are_whole_frames_are_taken_whole():
 def test_what_has_no_room_is_refused(latency):
     with pytest.raises(ValueError, match="at least 80 ms, two frames"):
         window_of(latency, 25.0)
+
+
+@pytest.mark.parametrize(("rate", "share"), [(0.0, 0.5), (-25.0, 0.5), (math.nan, 0.5), (25.0, -1.0), (25.0, 1.1)])
+def test_what_means_nothing_is_refused(rate, share):
+    with pytest.raises(ValueError, match="frames_per_second above 0 and lookahead_share from 0 to 1"):
+        window_of(320, rate, share)

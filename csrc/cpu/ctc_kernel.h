@@ -248,7 +248,7 @@ void ctc_gradient(const AlignmentGradients& args, int64_t utterance) {
   float* const to = args.grad + utterance * args.frames * args.vocab;
   const int64_t* const target = args.targets + utterance * args.tokens;
   const float scale = args.grad_losses[utterance];
-  __builtin_memset(to, 0, args.frames * args.vocab * sizeof(float));
+  if (args.frames > 0) __builtin_memset(to, 0, args.frames * args.vocab * sizeof(float));  // else `to` may be null
   for (int64_t t = 0; t < args.lengths[utterance]; ++t) {
     const float* const posterior = args.posteriors + (utterance * args.frames + t) * (args.tokens + 1);
     float* const row = to + t * args.vocab;

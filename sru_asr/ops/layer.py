@@ -41,7 +41,8 @@ def quantize_weight(weight: Tensor, directions: int, parts: int) -> tuple[Tensor
         One dimension of int8, and the scales, one dimension of float32, both padded with zeros.
 
     Raises:
-        RuntimeError: an argument has a wrong shape or dtype; the message names it.
+        RuntimeError: an argument has a wrong shape or dtype, or there are more than 65536 inputs, of which sums might
+            not fit into 32 bits; the message says so.
     """
     return torch.ops.sru_asr.quantize_weight(weight, directions, parts)
 
@@ -62,7 +63,8 @@ def fused_layer(
     """The matrix product of an SRU layer and the recurrence over it, without gradients, on CPUs.
 
     What `recurrence(F.linear(input, weight), ...)` computes, to rounding, but the product stays in the processor's
-    second-level cache in float32 and is never written out.
+    second-level cache in float32 and is never written out. Sizes that are padded to the same cannot be told apart in
+    what is packed: whoever calls has to know that it was made of a matrix for this input.
 
     Args:
         input: (batch, frames, inputs) float32 or bfloat16; the last dimension should be contiguous.
@@ -84,8 +86,11 @@ def fused_layer(
         float32.
 
     Raises:
-        RuntimeError: an argument has a wrong shape, dtype or value; the message names it.
+        RuntimeError: an argument has a wrong shape, dtype or value; the message names it. Or gradients are asked for.
     """
+    given = (input, x, weight_c, bias, initial_state)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
+        raise RuntimeError("sru_asr::fused_layer has no gradients: call it under torch.no_grad(), or use `recurrence`")
     if initial_state is not None:
         initial_state = initial_state.float()
     weight, scales = (packed, None) if isinstance(packed, Tensor) else packed

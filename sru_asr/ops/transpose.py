@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,3 +30,10 @@ def transpose(matrix: Tensor) -> Tensor:
 def _(matrix):  # type: ignore[no-untyped-def]
     rows, columns = matrix.shape
     return matrix.new_empty(columns, rows)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Tensor:
+    return transpose(grad)
+
+
+torch.library.register_autograd("sru_asr::transpose", _backward)
