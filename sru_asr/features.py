@@ -84,13 +84,17 @@ class LogMel(nn.Module):
             (batch, frames, n_mels) float32, zero (the mean) behind each length, and the lengths in frames.
 
         Raises:
-            ValueError: the module has been converted to other numbers than float32, in which powers have no room.
+            ValueError: the module has been converted to other numbers than float32, in which powers have no room; or
+                a length is greater than that of the waveforms (on a GPU nobody looks).
         """
         if self.mean.dtype != torch.float32:
             raise ValueError(
                 f"expected a model in float32, found {self.mean.dtype}: use .float(), and compute in bfloat16 "
                 'by `with sru_asr.precision.arithmetic(model, "bfloat16"):`'
             )
+        looked_at = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked_at and (lengths > waveform.shape[1]).any():
+            raise ValueError(f"expected lengths of at most {waveform.shape[1]} samples, found {lengths.tolist()}")
         lengths = frame_count(lengths)
         if waveform.shape[0] == 0 or waveform.shape[1] < HOP_SAMPLES:
             return self.mean.new_zeros(waveform.shape[0], waveform.shape[1] // HOP_SAMPLES, self.n_mels), lengths
