@@ -15,7 +15,7 @@ from sru_asr.lm import Ngram
 from sru_asr.scorer import Scorer
 
 # Chosen on AN4's development part, with a bigram of its training part (docs/log.md).
-LM_WEIGHT, WORD_BONUS = 0.2, 1.0
+LM_WEIGHT, WORD_BONUS = 0.2, 2.0
 
 
 @dataclass(frozen=True)

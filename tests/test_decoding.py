@@ -1,5 +1,6 @@
 """What decoding is made of: hotwords, lexicons and language models from files, and what they do to texts."""
 
+import argparse
 import math
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sru_asr.beam import WIDTH
+from sru_asr.commands.options import add_decoding
 from sru_asr.decode import Greedy
-from sru_asr.decoding import Decoding, read_decoding
-from sru_asr.hotwords import HotwordError, Hotwords, read_hotwords
+from sru_asr.decoding import LM_WEIGHT, WORD_BONUS, Decoding, read_decoding
+from sru_asr.hotwords import DEFAULT_BOOST, HotwordError, Hotwords, read_hotwords
 from sru_asr.lexicon import Lexicon, LexiconError, read_lexicon
 from sru_asr.live import Live
 from sru_asr.lm import SPACE, LanguageModelError, Ngram, train_ngram
@@ -196,6 +199,17 @@ def test_what_is_no_language_model(tmp_path, content):
         Ngram(path)
     with pytest.raises(LanguageModelError, match="found no file"):
         Ngram(tmp_path / "no.arpa")
+
+
+def test_the_command_line_says_what_the_defaults_are():
+    """It has numbers of its own, since a parser is made before anything heavy is imported."""
+    parser = argparse.ArgumentParser()
+    add_decoding(parser)
+    help_ = " ".join(parser.format_help().split())
+    args = parser.parse_args([])
+    assert (args.lm_weight, args.boost) == (LM_WEIGHT, DEFAULT_BOOST)
+    assert f"(default: {WORD_BONUS:g} with a language model, else 0)" in help_
+    assert f"hypotheses that are kept (default: {WIDTH})" in help_
 
 
 def test_ways_of_decoding():

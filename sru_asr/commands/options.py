@@ -91,7 +91,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--lm-weight", type=float, default=0.2, metavar="X", help="of its logs (default: 0.2)")
     group.add_argument(
-        "--word-bonus", type=float, metavar="LOG", help="for each word (default: 1 with a language model, else 0)"
+        "--word-bonus", type=float, metavar="LOG", help="for each word (default: 2 with a language model, else 0)"
     )
     group.add_argument("--beam", type=int, metavar="N", help="hypotheses that are kept (default: 16)")
 
