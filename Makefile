@@ -5,7 +5,7 @@
 #             (43 min on 2 cores; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
 # make gpu-check  on a machine with a GPU, nvcc, torch and pytest in $(PYTHON), nothing else: the tests that need a GPU,
 #             compute-sanitizer on small shapes, the benchmark into benchmarks/results/gpu.json
-# PYTHON=python3.12 chooses the interpreter; .venv is the only thing made outside data/ and runs/.
+# PYTHON=python3.12 chooses the interpreter; .venv is all that is made outside data/ and runs/, but for the kernels in ~/.cache/sru_asr.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 from lhotse import AudioSource, CutSet, MonoCut, MultiCut
 from lhotse.cut import Cut, MixedCut
 from lhotse.cut.set import deserialize_cut
+from lhotse.utils import fastcopy
 
 from sru_asr.audio import AudioError, header
 from sru_asr.corpus import threads, undecodable, whole_file
@@ -58,7 +60,8 @@ def read_manifest(path: str | Path) -> tuple[CutSet, list[str]]:
     Args:
         path: A `.jsonl` or `.jsonl.gz` file. A line is either a Lhotse cut with one supervision, or an object with the
             strings `audio` (a file; relative to the manifest's folder) and `text`, and optionally
-            `id` (by default what `audio` says) and `speaker`. What else it says is kept for `field`.
+            `id` (by default what `audio` says) and `speaker`, and the numbers `offset` and `duration`, in seconds, for
+            a part of the file. NeMo's `audio_filepath` is `audio`, too. What else it says is kept for `field`.
 
     Returns:
         Cuts of one transcript each, whose audio can be opened and is long enough, and which know their line (see
@@ -235,20 +238,49 @@ def _lhotse_cut(entry: dict[str, Any], place: str, open_files: bool) -> Cut | st
 
 
 def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
+    if "audio_filepath" in entry and "audio" not in entry:
+        entry = {"audio": entry.pop("audio_filepath"), **entry}
     for name, required in {"audio": True, "text": True, "id": False, "speaker": False}.items():
         if required and name not in entry:
             raise ManifestError(f"no field `{name}`, only: {', '.join(entry) or 'nothing'}")
         if not isinstance(entry.get(name), str if required else str | None):
             raise ManifestError(f"field `{name}`: expected a string, found {entry[name]!r}")
     cut_id, path = entry.get("id") or entry["audio"], str(folder / entry["audio"])
+    offset, duration = (_seconds(entry, name) for name in ("offset", "duration"))
     try:
         cut = whole_file(cut_id, path, header(path), entry["text"], entry.get("speaker"))
     except AudioError as error:
         raise ManifestError(str(error)) from error
-    others = {name: value for name, value in entry.items() if name not in ("audio", "text", "id", "speaker")}
-    cut.supervisions[0].custom = others or None
+    if offset or (duration is not None and duration < cut.duration - TOLERANCE_SECONDS):
+        cut = _part(cut, offset or 0.0, duration, cut_id if entry.get("id") else f"{cut_id}:{offset or 0:g}")
+    elif duration is not None and duration > cut.duration + TOLERANCE_SECONDS:
+        raise ManifestError(f"{path}: the file ends at {cut.duration:.2f} s, the manifest says at {duration:.2f} s")
+    known = ("audio", "text", "id", "speaker", "offset", "duration")
+    cut.supervisions[0].custom = {name: value for name, value in entry.items() if name not in known} or None
     setattr(cut, _PLACE, place)
     return cut
+
+
+def _seconds(entry: dict[str, Any], name: str) -> float | None:
+    value = entry.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ManifestError(f"field `{name}`: expected a number of seconds, found {value!r}")
+    return float(value)
+
+
+def _part(cut: Cut, offset: float, duration: float | None, cut_id: str) -> Cut:
+    """What a cut of a whole file has behind `offset`; to its end, if `duration` is None."""
+    rest = cut.duration - offset
+    seconds = rest if duration is None else duration
+    if not 0 < seconds <= rest + TOLERANCE_SECONDS:
+        raise ManifestError(
+            f"expected a part of the file, which has {cut.duration:.2f} s, found {seconds:.2f} s from {offset:.2f} s on"
+        )
+    part = cut.truncate(offset=offset, duration=min(seconds, rest), preserve_id=True).with_id(cut_id)
+    part.supervisions = [fastcopy(cut.supervisions[0], start=0.0, duration=part.duration)]
+    return part
 
 
 def digest(cuts: Iterable[Cut]) -> str:

@@ -31,7 +31,8 @@ def split_parser(recipe: str, description: str | None, splits: Sequence[str], sp
     """
     parser = argparse.ArgumentParser(
         description=description,
-        epilog="Further options are those of `sru-asr evaluate`: --latency, --json, --alignments, --speakers.",
+        epilog="Further options are those of `sru-asr evaluate`: --latency, --json, --html, --compare, --speakers, "
+        "--alignments, --precision, --lm and so on.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default=f"runs/{recipe}", help="default: %(default)s")

@@ -21,7 +21,7 @@ from sru_asr.audio import AudioError
 from sru_asr.audio import read as read_audio
 from sru_asr.augment import AugmentConfig, Augmented
 from sru_asr.data import Batch, BatchSampler, SpeechDataset, load_waveform, make_loader
-from sru_asr.manifest import ManifestError, load_manifest, place, read_manifest, too_fast, validate
+from sru_asr.manifest import ManifestError, file_of, load_manifest, place, read_manifest, too_fast, validate
 from sru_asr.text import BLANK, CharTokenizer
 
 TOKENIZER = CharTokenizer()
@@ -134,6 +134,15 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
         ({"audio": "good.wav", "text": None}, "field `text`"),
         ({"audio": "good.wav", "text": "a", "id": 7}, "field `id`"),
         ({"audio": "good.wav", "text": "a", "speaker": 7}, "field `speaker`"),
+        ({"audio": "good.wav", "text": "a", "offset": "1"}, "field `offset`: expected a number of seconds, found '1'"),
+        ({"audio": "good.wav", "text": "a", "offset": -0.1}, "field `offset`"),
+        ({"audio": "good.wav", "text": "a", "duration": True}, "field `duration`"),
+        ('{"audio": "good.wav", "text": "a", "duration": NaN}', "field `duration`"),
+        ({"audio": "good.wav", "text": "a", "offset": 99}, "expected a part of the file, which has"),
+        ({"audio": "good.wav", "text": "a", "offset": 0.2, "duration": 0.4}, "found 0.40 s from 0.20 s on"),
+        ({"audio": "good.wav", "text": "a", "offset": 0.2, "duration": 0}, "found 0.00 s from 0.20 s on"),
+        ({"audio": "good.wav", "text": "a", "duration": 9.0}, "the manifest says at 9.00 s"),
+        ({"audio_filepath": 7, "text": "a"}, "field `audio`: expected a string, found 7"),
         ({"audio": "absent.wav", "text": "a"}, "absent.wav: expected an audio file; found nothing there"),
         ({"audio": ".", "text": "a"}, ": expected an audio file; found a directory"),
         ({"audio": "text.wav", "text": "a"}, "found no audio"),
@@ -209,6 +218,33 @@ def test_every_file_is_decoded_once_before_it_is_trained_on(
         assert len(load_manifest(manifest)) == 5
         assert sorted(decoded) == ["absent.wav", "half.flac", "nan.wav"]
     assert (tmp_path / "m.jsonl.decoded").is_file()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_parts_of_a_file_are_what_the_manifest_says(tmp_path: Path, channels: int) -> None:
+    """As NeMo writes it: its name for the file, times in seconds, and the duration of whole files, too."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (16_000, channels))
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    manifest = write_lines(
+        tmp_path / "m.jsonl",
+        {"audio_filepath": "a.wav", "duration": 1.0, "text": "all"},
+        {"audio_filepath": "a.wav", "offset": 0.25, "duration": 0.5, "text": "middle", "speaker": "ann", "lang": "en"},
+        {"audio_filepath": "a.wav", "offset": 0.75, "text": "end"},
+        {"audio_filepath": "a.wav", "duration": 0.25, "text": "start", "id": "mine"},
+    )
+    cuts = list(load_manifest(manifest))
+    assert [cut.id for cut in cuts] == ["a.wav", "a.wav:0.25", "a.wav:0.75", "mine"]
+    assert [(cut.supervisions[0].start, cut.supervisions[0].duration) for cut in cuts] == [
+        *((0, 1), (0, 0.5), (0, 0.25), (0, 0.25))
+    ]
+    assert cuts[1].supervisions[0].speaker == "ann"
+    assert cuts[1].supervisions[0].custom == {"lang": "en"}
+    assert [file_of(cut) is None for cut in cuts] == [False, True, True, True]
+    whole = torch.from_numpy(samples.mean(1)).float()
+    parts = (whole, whole[4_000:12_000], whole[12_000:], whole[:4_000])
+    for cut, expected in zip(cuts, parts, strict=True):
+        torch.testing.assert_close(load_waveform(cut), expected, rtol=0, atol=1e-6)
+    validate(CutSet.from_cuts(cuts), TOKENIZER, **VALID)
 
 
 def test_what_was_decoded_before_an_interruption_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

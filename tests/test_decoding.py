@@ -209,7 +209,7 @@ def test_the_command_line_says_what_the_defaults_are():
     args = parser.parse_args([])
     assert (args.lm_weight, args.boost) == (LM_WEIGHT, DEFAULT_BOOST)
     assert f"(default: {WORD_BONUS:g} with a language model, else 0)" in help_
-    assert f"hypotheses that are kept (default: {WIDTH})" in help_
+    assert f"hypotheses that are kept (default: {WIDTH} where" in help_
 
 
 def test_ways_of_decoding():

@@ -357,3 +357,35 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) ->
         torch.testing.assert_close(
             found[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_own_recordings_from_a_plain_manifest(corpus: Path, tmp_path: Path) -> None:
+    """The recipe for any recordings, and what it says where there are none."""
+    lines = [json.dumps({"audio": str(corpus / f"{i}.wav"), "text": "YES NO"[: 3 + i % 4].strip()}) for i in range(20)]
+    for name, part in (("train", lines[:16]), ("dev", lines[16:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+    script = Path(__file__).parents[1] / "recipes/own/train.py"
+    options = [
+        "--model.hidden_size",
+        "8",
+        "--model.num_layers",
+        "1",
+        "--model.channels",
+        "4",
+        "--trainer.max_epochs",
+        "1",
+    ]
+
+    def train(**manifests: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), "--output-dir", str(tmp_path / "out"), *options]
+        for name, manifest in manifests.items():
+            command += [f"--{name}", str(tmp_path / manifest)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    result = train(train="absent.jsonl", dev="dev.jsonl")
+    assert result.returncode == 1
+    assert "absent.jsonl: cannot be read as a manifest" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = train(train="train.jsonl", dev="dev.jsonl")
+    assert result.returncode == 0, result.stderr
+    assert load_model(tmp_path / "out").training_data["manifests"]["train"]

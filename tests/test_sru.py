@@ -587,6 +587,98 @@ def test_windows_that_do_not_fit(arguments, message):
         sru.advance(**{"window": torch.zeros(2, 5, 6), "chunk": 3, **arguments})
 
 
+# Weights of the authors' package
+
+
+def drawn_state_dict(inputs, hidden, layers, directions, scale=1.0, projection=0, norm=False, highway=True):
+    """As the package names and lays out its parameters."""
+    state = {}
+    for i in range(layers):
+        width = inputs if i == 0 else directions * hidden
+        parts = 4 if highway and width != directions * hidden else 3
+        name = f"rnn_lst.{i}."
+        state[name + "weight"] = torch.randn(projection or width, directions * hidden * parts) / width**0.5
+        if projection:
+            state[name + "weight_proj"] = torch.randn(width, projection) / width**0.5
+        state[name + "weight_c"] = torch.randn(2 * directions * hidden)
+        state[name + "bias"] = torch.randn(2 * directions * hidden)
+        state[name + "scale_x"] = torch.tensor([scale])
+        if norm:
+            state |= {name + "layer_norm.weight": torch.rand(width) + 0.5, name + "layer_norm.bias": torch.randn(width)}
+    return state
+
+
+def as_they_compute(state, x, hidden, layers, directions, highway):
+    """What the package computes of x, (frames, batch, inputs), from its own layout, in a loop."""
+    for i in range(layers):
+        name = f"rnn_lst.{i}."
+        if name + "layer_norm.weight" in state:
+            x = nn.functional.layer_norm(
+                x, x.shape[-1:], state[name + "layer_norm.weight"], state[name + "layer_norm.bias"]
+            )
+        into = x @ state[name + "weight_proj"] if name + "weight_proj" in state else x
+        u = (into @ state[name + "weight"]).view(*x.shape[:2], directions, hidden, -1)
+        v, b = (state[name + key].view(2, directions, hidden) for key in ("weight_c", "bias"))
+        scaled = (
+            (x * state[name + "scale_x"]).unflatten(-1, (directions, -1))
+            if x.shape[-1] == directions * hidden
+            else None
+        )
+        h = torch.zeros(*x.shape[:2], directions, hidden)
+        for d in range(directions):
+            c = torch.zeros(x.shape[1], hidden)
+            for t in reversed(range(len(x))) if d else range(len(x)):
+                forget = torch.sigmoid(u[t, :, d, :, 1] + v[0, d] * c + b[0, d])
+                reset = torch.sigmoid(u[t, :, d, :, 2] + v[1, d] * c + b[1, d])
+                c = forget * c + (1 - forget) * u[t, :, d, :, 0]
+                h[t, :, d] = reset * c
+                if highway:
+                    h[t, :, d] += (1 - reset) * (u[t, :, d, :, 3] if u.shape[-1] == 4 else scaled[t, :, d])
+        x = h.flatten(2)
+    return x
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("drawn", "settings"),
+    [
+        ({}, {"rescale": False}),
+        ({"scale": math.sqrt(1 + 2 * math.exp(-2.0))}, {"rescale": True, "highway_bias": -2.0}),
+        ({"projection": 3}, {"rescale": False, "projection_size": 3}),
+        ({"highway": False, "norm": True}, {"highway": False, "layer_norm": True}),
+    ],
+)
+def test_weights_of_the_authors_package_compute_what_they_did(drawn, settings, bidirectional):
+    torch.manual_seed(0)
+    directions = 1 + bidirectional
+    state, x = drawn_state_dict(7, 5, 3, directions, **drawn), torch.randn(6, 2, 7)
+    sru = SRU(7, 5, 3, bidirectional=bidirectional, **settings).eval()
+    sru.load_sru_state_dict(state)
+    expected = as_they_compute(state, x, 5, 3, directions, drawn.get("highway", True))
+    close(sru(x)[0], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "settings", "message"),
+    [
+        ({"scale": 1.5}, {"rescale": False}, "scale_x: expected 1, found 1.5: give `rescale`"),
+        ({}, {"highway": False}, r"rnn_lst.0.weight: expected shape \(7, 15\) .*found shape \(7, 20\)"),
+        ({}, {"projection_size": 3}, r"rnn_lst.0.weight: expected shape \(3, 20\)"),
+        ({"norm": True}, {"rescale": False}, "found rnn_lst.0.layer_norm.weight"),
+        ({"norm": True}, {"layer_norm": True}, "expected highway=False"),
+        ({"layers": 3}, {"rescale": False}, "than 2 layers have here, found rnn_lst.2.weight"),
+        ({"layers": 1}, {"rescale": False}, "rnn_lst.1.weight: expected shape .*found nothing"),
+    ],
+)
+def test_weights_of_another_module_are_refused_and_none_is_taken(drawn, settings, message):
+    state = drawn_state_dict(**{"inputs": 7, "hidden": 5, "layers": 2, "directions": 1, **drawn})
+    sru = SRU(7, 5, 2, **settings)
+    before = [parameter.clone() for parameter in sru.parameters()]
+    with pytest.raises(ValueError, match=message):
+        sru.load_sru_state_dict(state)
+    assert all(map(torch.equal, sru.parameters(), before))
+
+
 # The authors' own package, `pip install --no-deps sru==2.6.0`. The first import compiles for a minute.
 
 
@@ -605,17 +697,8 @@ def package():
 
 
 def with_weights_of(theirs: nn.Module, **settings) -> SRU:
-    """Their matrix is (input, direction, hidden, part), with alpha in the fourth part; ours (direction, part, ...)."""
     ours = SRU(theirs.input_size, theirs.hidden_size, theirs.num_layers, bidirectional=theirs.bidirectional, **settings)
-    with torch.no_grad():
-        for layer, cell in zip(ours.layers, theirs.rnn_lst, strict=True):
-            assert layer.parts == cell.num_matrices
-            weight = cell.weight.view(-1, layer.directions, layer.hidden_size, layer.parts).permute(1, 3, 2, 0).clone()
-            if layer.parts == 4:
-                weight[:, 3] /= layer.alpha
-            layer.weight.copy_(weight.flatten(0, 2))
-            layer.weight_c.copy_(cell.weight_c.view(2, layer.directions, -1).transpose(0, 1))
-            layer.bias.copy_(cell.bias.view(2, layer.directions, -1).transpose(0, 1))
+    ours.load_sru_state_dict(theirs.state_dict())
     return ours
 
 

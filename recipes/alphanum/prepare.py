@@ -104,7 +104,7 @@ def _utterance(fields: Sequence[str], audio_dir: Path) -> Utterance:
         raise ValueError(f"expected the fields {COLUMNS} with tabs between them, found {fields}")
     name, voice, seconds, text = fields
     if not TEXT.fullmatch(text):
-        raise ValueError(f"expected words of A to Z and apostrophe with one space between them, found {text!r}")
+        raise ValueError(f"expected words of A to Z with one space between them, found {text!r}")
     audio = audio_dir / f"{name}.opus"
     if not audio.is_file():
         raise ValueError(f"there is no audio file {audio}")

@@ -93,7 +93,12 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--word-bonus", type=float, metavar="LOG", help="for each word (default: 2 with a language model, else 0)"
     )
-    group.add_argument("--beam", type=int, metavar="N", help="hypotheses that are kept (default: 16)")
+    group.add_argument(
+        "--beam",
+        type=int,
+        metavar="N",
+        help="hypotheses that are kept (default: 16 where one of the others asks for a search, else 1: greedy)",
+    )
 
 
 def decoding_of(args: argparse.Namespace, n_best: int = 1) -> Decoding:

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="of pages elsewhere whose scripts may stream, as https://example.org; may be given again",
+        help="of pages elsewhere whose scripts may ask and stream, as https://example.org; may be given again",
     )
     add_vad(parser)
     parser.add_argument(

@@ -41,8 +41,8 @@ def add(commands: Any) -> None:
         choices=("txt", "json", "srt", "vtt"),
         default="txt",
         help="txt: one line per file, its name and a tab first if there are several; json: an object per line, "
-        "with words and tokens and their times, or with `error` instead; srt, vtt: subtitles of a single file "
-        "(default: txt)",
+        "with words, their times and when tokens were emitted, or with `error` instead; srt, vtt: subtitles of a "
+        "single file (default: txt)",
     )
     add_decoding(parser)
     parser.add_argument(
