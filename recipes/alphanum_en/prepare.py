@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say where the corpora are, and where what is made of them goes."""
     parser.add_argument("--corpora-dir", type=Path, help="holds an4 and fsdd, if you have them (default: fetch them)")
-    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
+    parser.add_argument(
+        "--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go, in folders for corpora"
+    )
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
 
 

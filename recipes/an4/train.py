@@ -26,7 +26,9 @@ def main() -> None:
     parser = training_parser("an4", __doc__, trainer__max_epochs=50, data__max_batch_seconds=30.0)
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
     parser.add_argument("--an4-only", action="store_true", help="do not train on data/alphanum as well")
-    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
+    parser.add_argument(
+        "--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go, in folders for corpora"
+    )
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
 
     def manifests(args: Namespace) -> dict[str, list[Path]]:

@@ -26,7 +26,9 @@ def main() -> None:
     )
     parser.add_argument("--subset", choices=tuple(SUBSETS), default="mini", help="how much of it")
     parser.add_argument("--corpus-dir", type=Path, help="LibriSpeech or its parent, if you have it (default: fetch it)")
-    parser.add_argument("--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go")
+    parser.add_argument(
+        "--prepared-dir", type=Path, default=ROOT / "data/prepared", help="where manifests go, in folders for corpora"
+    )
     parser.add_argument("--download-dir", type=Path, default=ROOT / "data/downloads", help="where archives go")
 
     def manifests(args: Namespace) -> dict[str, list[Path]]:
