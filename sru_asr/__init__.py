@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sru_asr.decoding import Decoding, read_decoding
     from sru_asr.hotwords import Hotwords
+    from sru_asr.layer import SRULayer
     from sru_asr.lexicon import Lexicon
     from sru_asr.live import Caption, Live
     from sru_asr.lm import Ngram
     from sru_asr.model import ModelConfig, Recognizer, load_model
     from sru_asr.ops import recurrence, recurrence_reference
     from sru_asr.scorer import Scorer
-    from sru_asr.sru import SRU, SRULayer
+    from sru_asr.sru import SRU
     from sru_asr.stream import Stream
     from sru_asr.transcribe import Transcript
     from sru_asr.windows import window_of
@@ -40,7 +41,7 @@ _HOMES = {
     "Live": "live",
     "Word": "words",
     "SRU": "sru",
-    "SRULayer": "sru",
+    "SRULayer": "layer",
     "ModelConfig": "model",
     "Recognizer": "model",
     "Transcript": "transcribe",

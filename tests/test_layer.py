@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sru_asr.layer import SRULayer
 from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence
-from sru_asr.sru import SRU, SRULayer
+from sru_asr.sru import SRU
 
 HIGHWAYS = ("none", "input", "projected")
 WAYS = {  # what numbers are, and weights become
@@ -332,7 +333,7 @@ def test_the_module_agrees_with_its_training_form(kind, numbers, window, monkeyp
     if numbers != "autocast":
         sru, x = sru.to(numbers), x.to(numbers)
     calls = []
-    monkeypatch.setattr("sru_asr.sru.fused_layer", lambda *a: calls.append(1) or fused_layer(*a))
+    monkeypatch.setattr("sru_asr.layer.fused_layer", lambda *a: calls.append(1) or fused_layer(*a))
     with torch.autocast("cpu", torch.bfloat16, enabled=numbers == "autocast"):
         expected, expected_state = sru(x, None, lengths, *window)
         assert not calls
@@ -376,7 +377,7 @@ def output_of(module: SRULayer | SRU, x: torch.Tensor) -> torch.Tensor:
 
 def test_weights_are_packed_once_and_again_when_they_change(monkeypatch):
     calls = []
-    monkeypatch.setattr("sru_asr.sru.pack_weight", lambda *a: calls.append(1) or pack_weight(*a))
+    monkeypatch.setattr("sru_asr.layer.pack_weight", lambda *a: calls.append(1) or pack_weight(*a))
     module, x = SRULayer(16, 16).bfloat16().eval(), torch.randn(1, 5, 16).bfloat16()
     first = output_of(module, x)
     assert torch.equal(output_of(module, x), first)
@@ -478,7 +479,7 @@ def test_a_module_that_moves_forgets_what_was_packed():
 def test_compiled_it_packs_nothing_in_each_call(monkeypatch):
     layer, x = SRULayer(8, 4).eval(), torch.randn(1, 2, 8)
     expected = output_of(layer, x)
-    monkeypatch.setattr("sru_asr.sru.pack_weight", lambda *_: pytest.fail("packed"))
+    monkeypatch.setattr("sru_asr.layer.pack_weight", lambda *_: pytest.fail("packed"))
     torch.compiler.reset()
     torch.testing.assert_close(output_of(torch.compile(layer, fullgraph=True, backend="aot_eager"), x), expected)
 

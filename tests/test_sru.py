@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from sru_asr.sru import SRU, SRULayer
+from sru_asr.layer import SRULayer
+from sru_asr.sru import SRU
 
 LENGTHS = torch.tensor([4, 9, 0, 7])
 KINDS = {
