@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from lhotse import CutSet
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -90,6 +91,10 @@ class DataConfig:
             )
 
 
+class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Examples keep their lines."""
+
+
 def training_parser(name: str, description: str | None, **defaults: Any) -> ArgumentParser:
     """The options of a recipe's train.py; the recipe adds its own, such as --corpus-dir.
 
@@ -98,7 +103,12 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
         description: for the help text.
         defaults: what the recipe sets differently, with `__` for dots: `trainer__max_epochs=60`.
     """
-    parser = ArgumentParser(prog=f"recipes/{name}/train.py", description=description)
+    parser = ArgumentParser(
+        prog=f"recipes/{name}/train.py",
+        description=description,
+        usage="%(prog)s [options]; --help lists them",  # or each mistake would be answered with all two hundred
+        formatter_class=_Help,
+    )
     parser.add_argument("--config", action="config", help="YAML file of options; flags behind it override it")
     parser.add_argument("--output-dir", type=Path, default=Path("runs") / name, help="checkpoints, logs, results")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")

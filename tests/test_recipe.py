@@ -339,7 +339,18 @@ def test_data_settings_that_mean_nothing(settings: dict, message: str) -> None:
 
 
 def test_help_is_for_readers_not_for_sphinx() -> None:
-    assert not re.search(":[a-z]+:`|``", recipe.training_parser("tiny", None).format_help())
+    description = "Trains.\n\nexample: one\nexample: two\n"
+    shown = recipe.training_parser("tiny", description).format_help()
+    assert not re.search(":[a-z]+:`|``", shown)
+    assert description in shown
+
+
+def test_a_mistake_is_answered_in_a_few_lines(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        recipe.training_parser("tiny", None).parse_args(["--seeds", "3"])
+    answer = capsys.readouterr().err
+    assert "--seeds" in answer
+    assert answer.count("\n") < 5
 
 
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
