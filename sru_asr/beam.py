@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from weakref import ref
 
 from torch import Tensor
 
@@ -16,24 +18,33 @@ WIDTH = 16
 # Tokens of a frame that may go on with a hypothesis: at most so many, and none that is less likely than the best one by
 # more than this, in natural logs. Two thirds of alphanum-en's frames then have one, the blank (docs/log.md).
 MOST_TOKENS, TOKEN_RANGE = 32, 7.0
-# Frames after which what no hypothesis goes on from is forgotten.
-FORGET_FRAMES = 64
 
 
 class _Prefix:
-    """Tokens, as the last one and the prefix before it. There is one object for each sequence."""
+    """Tokens, as the last one and the prefix before it. There is one object for each sequence.
 
-    __slots__ = ("after", "before", "confidence", "context", "frame", "loudest", "token", "value")
+    It is held by the beam and by those that go on from it, so that what nothing goes on from is gone at once.
+    """
+
+    __slots__ = ("__weakref__", "after", "before", "context", "token", "value")
 
     def __init__(self, before: _Prefix | None, token: int, context: Context, value: float) -> None:
-        self.before = before
+        self.before = before  # None also where what came before has been forgotten
         self.token = token
         self.context = context
         self.value = value  # of its text
-        self.frame = 0
-        self.confidence = 0.0
-        self.loudest = -math.inf  # how likely its last token was in the frame where it is said to be
-        self.after: dict[int, _Prefix | None] = {}  # None: the scorer has no such text
+        self.after: dict[int, ref[_Prefix] | None] = {}  # None: the scorer has no such text
+
+
+class _Emission:
+    """When the last token of a hypothesis was emitted, how likely it was, and the same of those before it."""
+
+    __slots__ = ("before", "confidence", "frame")
+
+    def __init__(self, before: _Emission | None, frame: int, confidence: float) -> None:
+        self.before = before
+        self.frame = frame
+        self.confidence = confidence
 
 
 class _Alive(NamedTuple):
@@ -41,13 +52,28 @@ class _Alive(NamedTuple):
 
     blank: float
     token: float
+    emission: _Emission | None
+
+
+class _Grown:
+    """What comes together to one prefix in a frame: as in `_Alive`, with the emissions of the likeliest contribution.
+
+    Of a token that is emitted in this very frame, `emission` is that of the token before it.
+    """
+
+    __slots__ = ("blank", "emission", "likeliest", "token", "value")
+
+    def __init__(self) -> None:
+        self.blank = self.token = self.likeliest = -math.inf
+        self.emission: _Emission | None = None
+        self.value: float | None = None  # the log of the probability of a token emitted in this frame
 
 
 class BeamSearch:
     """Finds what has most likely been said, by its sound and by what the text is worth.
 
-    Frames of a path are those where its tokens were most likely emitted; its score is the natural log of the
-    probability of all alignments that the search has kept.
+    Frames of a path are those where its tokens were emitted in about the likeliest alignment; its score is the natural
+    log of the probability of all alignments that the search has kept.
 
     Args:
         scorer: of texts.
@@ -76,12 +102,17 @@ class BeamSearch:
         self._width = width
         self._most_tokens = most_tokens
         self._range = token_range
-        self.restart()
+        context = scorer.start()
+        self._beam = {_Prefix(None, BLANK, context, scorer.value(context)): _Alive(0.0, -math.inf, None)}
 
     def restart(self) -> None:
         """See `Decoder`."""
-        context = self._scorer.start()
-        self._beam = {_Prefix(None, BLANK, context, self._scorer.value(context)): _Alive(0.0, -math.inf)}
+        context, best = self._scorer.start(), self._best()
+        before = self._beam[best]
+        total = _add(before.blank, before.token)
+        # Its last token may go on, and is none of the next utterance.
+        start = _Prefix(None, best.token, context, self._scorer.value(context))
+        self._beam = {start: _Alive(before.blank - total, before.token - total, None)}
 
     def push(self, log_probs: Tensor) -> None:
         """See `Decoder`."""
@@ -104,67 +135,73 @@ class BeamSearch:
         tokens = [(token, value) for token, value in tokens if token != BLANK]
         if not tokens:
             self._beam = {
-                prefix: _Alive(_add(*alive) + blank, alive.token + float(row[prefix.token]))
+                prefix: _Alive(
+                    _add(alive.blank, alive.token) + blank, alive.token + float(row[prefix.token]), alive.emission
+                )
                 for prefix, alive in self._beam.items()
             }
-            self.n_frames += 1
-            return
-        beam: dict[_Prefix, list[float]] = {}
+        else:
+            self._grow(row, blank, tokens)
+        self.n_frames += 1
+
+    def _grow(self, row: Sequence[float], blank: float, tokens: list[tuple[int, float]]) -> None:
+        beam: defaultdict[_Prefix, _Grown] = defaultdict(_Grown)
         for prefix, alive in self._beam.items():
-            total = _add(*alive)
+            total = _add(alive.blank, alive.token)
             # The same text goes on: a blank, or the last token once more.
-            same = beam.setdefault(prefix, [-math.inf, -math.inf])
-            same[0] = _add(same[0], total + blank)
-            if prefix.before is not None:
+            same = beam[prefix]
+            stays, holds = total + blank, -math.inf
+            same.blank = _add(same.blank, stays)
+            if prefix.token != BLANK:
                 again = float(row[prefix.token])
-                same[1] = _add(same[1], alive.token + again)
-                if alive.token > alive.blank:  # it is still being said
-                    prefix.confidence = max(prefix.confidence, min(math.exp(again), 1.0))
+                holds = alive.token + again
+                same.token = _add(same.token, holds)
+                if alive.emission is not None and alive.token > alive.blank:  # it is still being said
+                    alive.emission.confidence = max(alive.emission.confidence, min(math.exp(again), 1.0))
+            if (likely := _add(stays, holds)) > same.likeliest:
+                same.likeliest, same.emission, same.value = likely, alive.emission, None
             for token, value in tokens:
-                after = prefix.after[token] if token in prefix.after else self._extend(prefix, token)
+                after = self._extended(prefix, token)
                 if after is None:
                     continue
                 # What is said twice has a blank between.
-                said = (alive.blank if token == prefix.token and prefix.before is not None else total) + value
+                said = (alive.blank if token == prefix.token else total) + value
                 if said == -math.inf:
                     continue
-                if said > after.loudest:
-                    after.loudest, after.frame, after.confidence = said, self.n_frames, min(math.exp(value), 1.0)
-                grown = beam.setdefault(after, [-math.inf, -math.inf])
-                grown[1] = _add(grown[1], said)
-        self.n_frames += 1
-        scored = [(_add(*logs) + prefix.value, prefix, logs) for prefix, logs in beam.items()]
+                grown = beam[after]
+                grown.token = _add(grown.token, said)
+                if said > grown.likeliest:
+                    grown.likeliest, grown.emission, grown.value = said, alive.emission, value
+        scored = [(_add(grown.blank, grown.token) + prefix.value, prefix, grown) for prefix, grown in beam.items()]
         if len(scored) > self._width:
             scored.sort(key=lambda one: -one[0])
             del scored[self._width :]
-        self._beam = {prefix: _Alive(*logs) for _, prefix, logs in scored}
-        if self.n_frames % FORGET_FRAMES == 0:
-            self._forget_the_dead()
+        self._beam = {}
+        for _, prefix, grown in scored:
+            emission = grown.emission
+            if grown.value is not None:
+                emission = _Emission(emission, self.n_frames, min(math.exp(grown.value), 1.0))
+            self._beam[prefix] = _Alive(grown.blank, grown.token, emission)
 
-    def _extend(self, prefix: _Prefix, token: int) -> _Prefix | None:
+    def _extended(self, prefix: _Prefix, token: int) -> _Prefix | None:
+        """The prefix behind one more token; None if the scorer has no such text."""
+        if token in prefix.after:
+            known = prefix.after[token]
+            if known is None or (after := known()) is not None:
+                return None if known is None else after
         context = self._scorer.extend(prefix.context, self._pieces[token])
-        after = None if context is None else _Prefix(prefix, token, context, self._scorer.value(context))
-        prefix.after[token] = after
-        return after
-
-    def _forget_the_dead(self) -> None:
-        alive: set[_Prefix] = set()
-        for prefix in self._beam:
-            one: _Prefix | None = prefix
-            while one is not None and one not in alive:
-                alive.add(one)
-                one = one.before
-        for one in alive:
-            one.after = {token: after for token, after in one.after.items() if after in alive}
+        new = None if context is None else _Prefix(prefix, token, context, self._scorer.value(context))
+        prefix.after[token] = None if new is None else ref(new)
+        return new
 
     @property
     def path(self) -> Path:
         """See `Decoder`. It may still become another one."""
         prefix = self._best()
-        return _path(prefix, _add(*self._beam[prefix]))
+        return _path(prefix, self._beam[prefix])
 
     def _best(self) -> _Prefix:
-        return max(self._beam, key=lambda prefix: _add(*self._beam[prefix]) + prefix.value)
+        return max(self._beam, key=lambda one: _add(self._beam[one].blank, self._beam[one].token) + one.value)
 
     def forget(self, n_tokens: int) -> None:
         """See `Decoder`. Hypotheses that begin otherwise are dropped with them."""
@@ -172,9 +209,14 @@ class BeamSearch:
             return
         best = self._best()
         first = _beginning(best, n_tokens)
-        if first is None or first is best:
+        if first is None:
             return self.restart()
-        self._beam = {prefix: alive for prefix, alive in self._beam.items() if _beginning(prefix, n_tokens) is first}
+        total = _add(self._beam[best].blank, self._beam[best].token)
+        self._beam = {
+            prefix: _Alive(alive.blank - total, alive.token - total, alive.emission)
+            for prefix, alive in self._beam.items()
+            if _beginning(prefix, n_tokens) is first
+        }
         first.before = None  # what is known of the text before it, it knows itself
 
     def end(self, n: int = 1) -> list[Hypothesis]:
@@ -183,8 +225,8 @@ class BeamSearch:
         for prefix, alive in self._beam.items():
             worth = self._scorer.finish(prefix.context)
             if worth is not None:
-                sound = _add(*alive)
-                found.append(Hypothesis(_path(prefix, sound), sound + worth))
+                path = _path(prefix, alive)
+                found.append(Hypothesis(path, path.score + worth))
         found.sort(key=lambda one: -one.score)
         # Where the lexicon has none of them, since all end within a word, what there is is better than nothing.
         return found[:n] or [Hypothesis(self.path, self.path.score)]
@@ -207,14 +249,15 @@ def _beginning(prefix: _Prefix, n_tokens: int) -> _Prefix | None:
     return prefixes[-1 - n_tokens] if len(prefixes) > n_tokens else None
 
 
-def _path(prefix: _Prefix, score: float) -> Path:
+def _path(prefix: _Prefix, alive: _Alive) -> Path:
     tokens: list[int] = []
     frames: list[int] = []
     confidences: list[float] = []
+    emission = alive.emission
     while prefix.before is not None:
+        assert emission is not None  # as many as tokens, or more, of those that have been forgotten
         tokens.append(prefix.token)
-        # A prefix that has been gone on from may become likelier later, and its last token with it.
-        frames.append(min(prefix.frame, frames[-1] - 1) if frames else prefix.frame)
-        confidences.append(prefix.confidence)
-        prefix = prefix.before
-    return Path(tokens[::-1], frames[::-1], confidences[::-1], score)
+        frames.append(emission.frame)
+        confidences.append(emission.confidence)
+        prefix, emission = prefix.before, emission.before
+    return Path(tokens[::-1], frames[::-1], confidences[::-1], _add(alive.blank, alive.token))

@@ -113,7 +113,7 @@ def test_with_hotwords(seed):
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
-def test_with_all_of_it_in_pieces_and_after_forgetting(seed):
+def test_with_all_of_it_in_pieces(seed):
     lm, words = Bigram(), ["A", "AA", "BA", "B"]
     scorer = Scorer(lm, 0.8, 0.5, Lexicon(words), Hotwords(BOOSTS))
 
@@ -124,33 +124,86 @@ def test_with_all_of_it_in_pieces_and_after_forgetting(seed):
 
     log_probs = random_log_probs(5, seed)
     expected = exhaustive(log_probs, worth)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sru_asr.beam.FORGET_FRAMES", 2)
-        for sizes in ((), (1, 1, 1), (2, 0, 3)):
-            check(search(log_probs, scorer, sizes), expected)
+    for sizes in ((), (1, 1, 1), (2, 0, 3)):
+        check(search(log_probs, scorer, sizes), expected)
 
 
 @given(st.integers(0, 60), st.integers(0, 10_000), st.integers(1, 8), st.lists(st.integers(0, 9), max_size=5))
 @settings(max_examples=50, deadline=None)
-def test_live_equals_offline_and_forgetting_changes_nothing(frames, seed, width, sizes):
+def test_live_equals_offline(frames, seed, width, sizes):
     log_probs = random_log_probs(frames, seed)
     sizes = [size for n, size in enumerate(sizes) if sum(sizes[: n + 1]) <= frames]
     scorer = Scorer(Bigram(), 0.5, 0.5, Lexicon(["A", "B", "BA"]), Hotwords(BOOSTS))
-    expected = search(log_probs, scorer, width=width)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sru_asr.beam.FORGET_FRAMES", 3)
-        assert search(log_probs, scorer, sizes, width=width) == expected
+
+    def found(sizes):
+        beam = BeamSearch(scorer, PIECES, width, ALL, math.inf)
+        for piece in log_probs.split([*sizes, frames - sum(sizes)]):
+            beam.push(piece)
+        return beam.end(ALL)  # times and confidences, too
+
+    expected = found([])
+    assert found(sizes) == expected
     assert len(expected) <= max(width, 1)
 
 
+def test_what_no_hypothesis_goes_on_from_is_gone():
+    beam = BeamSearch(Scorer(), PIECES, width=8)
+    beam.push(random_log_probs(2_000, 1))
+    needed = set()
+    for one in beam._beam:
+        while one is not None and one not in needed:
+            needed.add(one)
+            one = one.before
+    known = [after() for one in needed for after in one.after.values()]
+    assert len(needed) > 500
+    assert {after for after in known if after is not None} <= needed
+
+
 def test_a_sharp_model_is_decoded_as_greedily():
-    log_probs = random_log_probs(200, 1, sharpness=30.0)
-    beam, greedy = BeamSearch(Scorer(), PIECES), Greedy()
-    beam.push(log_probs)
-    greedy.push(log_probs)
-    assert beam.n_frames == greedy.n_frames == 200
-    assert beam.path.tokens == beam.end()[0].path.tokens == greedy.path.tokens
-    assert sum(a != b for a, b in zip(beam.path.frames, greedy.path.frames, strict=True)) < 10
+    for seed in range(5):
+        log_probs = random_log_probs(200, seed, sharpness=100.0)
+        beam, greedy = BeamSearch(Scorer(), PIECES), Greedy()
+        for decoder in (beam, greedy):
+            decoder.push(log_probs)
+        assert beam.n_frames == greedy.n_frames == 200
+        (found,) = beam.end()
+        assert found.path[:2] == beam.path[:2] == greedy.path[:2]
+        assert found.path.confidences == pytest.approx(greedy.path.confidences, abs=1e-4)
+
+
+def viterbi(log_probs, tokens):
+    """Frames in which the likeliest alignment emits tokens, and how likely each was in the frame surest of it."""
+    states = [0, *itertools.chain(*((token, 0) for token in tokens))]
+    best = {0: (log_probs[0, 0].item(), (0,)), 1: (log_probs[0, states[1]].item(), (1,))}
+    for row in log_probs[1:].tolist():
+        after = {}
+        for state, token in enumerate(states):
+            befores = [state, state - 1, *([state - 2] if token and state > 1 and token != states[state - 2] else [])]
+            ways = [best[before] for before in befores if before in best]
+            if ways:
+                value, way = max(ways)
+                after[state] = (value + row[token], (*way, state))
+        best = after
+    _, way = max(best[state] for state in (len(states) - 2, len(states) - 1) if state in best)
+    said = [[t for t, state in enumerate(way) if state == 2 * n + 1] for n in range(len(tokens))]
+    loudest = [max(log_probs[t, token].exp().item() for t in ts) for ts, token in zip(said, tokens, strict=True)]
+    return [ts[0] for ts in said], loudest
+
+
+def test_times_and_confidences_are_about_those_of_the_likeliest_alignment():
+    """About, since two alignments that meet again count together; nearly always where the model is sure."""
+    off = n_tokens = 0
+    for seed in range(40):
+        log_probs = random_log_probs(30, seed, sharpness=4.0)
+        beam = BeamSearch(Scorer(), PIECES)
+        beam.push(log_probs)
+        path = beam.end()[0].path
+        frames, confidences = viterbi(log_probs, path.tokens)
+        n_tokens += len(frames)
+        found = zip(path.frames, path.confidences, frames, confidences, strict=True)
+        off += sum(frame != expected or abs(sure - loud) > 0.01 for frame, sure, expected, loud in found)
+    assert n_tokens > 400
+    assert off < 0.1 * n_tokens
 
 
 def test_frames_of_tokens_grow():
@@ -179,15 +232,42 @@ def test_what_is_written_down_is_forgotten():
     assert beam.end()[0].path.tokens == whole.end()[0].path.tokens[7:]
     beam.forget(len(beam.path.tokens))
     assert beam.path.tokens == []
+    assert beam.path.score == pytest.approx(0)
     beam.restart()
     assert (beam.path.tokens, beam.n_frames) == ([], 60)
+
+
+@pytest.mark.parametrize("finish", [lambda decoder: decoder.forget(1), lambda decoder: decoder.restart()])
+def test_a_token_that_was_written_down_while_it_was_said_does_not_come_again(finish):
+    held, other = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1]]).log()
+    for decoder in (BeamSearch(Scorer(), PIECES), Greedy()):
+        decoder.push(held[None])
+        finish(decoder)
+        decoder.push(torch.stack([held, held, other]))
+        assert (decoder.path.tokens, decoder.path.frames) == ([2], [3])
+
+
+def test_hypotheses_that_go_on_are_kept_where_the_best_one_ends_with_what_is_written_down():
+    log_probs = torch.tensor([[0.01, 0.01, 0.97, 0.01], [0.2, 0.5, 0.2, 0.1], [0.01, 0.01, 0.97, 0.01]]).log()
+    beam, whole = (BeamSearch(Scorer(), PIECES) for _ in range(2))
+    for decoder in (beam, whole):
+        decoder.push(log_probs[:2])
+    # (Two alignments of the one token are worth more here than the one of two.)
+    beam._beam = dict(sorted(beam._beam.items(), key=lambda item: item[0].token != 2))
+    n_tokens = len(beam.path.tokens)
+    beam.forget(1)
+    for decoder in (beam, whole):
+        decoder.push(log_probs[2:])
+    rest = [found.path.tokens for found in whole.end(99) if found.path.tokens[:1] == [2]]
+    assert n_tokens in {1, 2}
+    assert [found.path.tokens for found in beam.end(99)] == [tokens[1:] for tokens in rest]
 
 
 def test_where_all_end_within_a_word_the_likeliest_is_better_than_nothing():
     log_probs = torch.full((1, 4), -20.0)
     log_probs[0, 1] = 0.0
-    (found,) = search(log_probs, Scorer(lexicon=Lexicon(["AA"])), most_tokens=1, token_range=0.5, n=3)
-    assert found[0] in {(), (1,)}
+    (found,) = search(log_probs, Scorer(lexicon=Lexicon(["AA"])), width=1, n=3)
+    assert found[0] == (1,)
 
 
 @pytest.mark.parametrize("limits", [{"width": 0}, {"most_tokens": 0}, {"token_range": -1.0}, {"token_range": math.nan}])
