@@ -123,6 +123,7 @@ class BeamSearch:
         """See `Decoder`."""
         if log_probs.shape[0] == 0:
             return
+        log_probs = log_probs.detach().float()
         best, tokens = log_probs.topk(min(self._most_tokens, log_probs.shape[1]), -1)
         rows = log_probs.cpu().numpy()
         for row, values, ids in zip(rows, best.tolist(), tokens.tolist(), strict=True):

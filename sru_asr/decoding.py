@@ -12,10 +12,7 @@ from sru_asr.decode import Decoder, Greedy
 from sru_asr.hotwords import DEFAULT_BOOST, read_hotwords
 from sru_asr.lexicon import read_lexicon
 from sru_asr.lm import Ngram
-from sru_asr.scorer import Scorer
-
-# Chosen on AN4's development part, with a bigram of its training part (docs/log.md).
-LM_WEIGHT, WORD_BONUS = 0.2, 2.0
+from sru_asr.scorer import LM_WEIGHT, Scorer
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,13 @@ class Decoding:
     n_best: int = 1
 
     def __post_init__(self) -> None:
-        if self.width < 1 or not 1 <= self.n_best <= self.width:
-            raise ValueError(f"expected a width of at least 1 and n_best of 1 to the width, found {self}")
+        if self.width < 1:
+            raise ValueError(f"expected a beam of at least 1 hypothesis, found {self.width}")
+        if not 1 <= self.n_best <= self.width:
+            raise ValueError(
+                f"expected to be asked for the best 1 to {self.width} hypotheses, which is what the beam keeps, found "
+                f"{self.n_best}"
+            )
 
     def decoder(self, pieces: Sequence[str]) -> Decoder:
         """Of one utterance, or of one stream of them.
@@ -67,7 +69,7 @@ def read_decoding(
         lm: see `Ngram`, as for the next.
         lm_unit: what its units are.
         lm_weight: see `Scorer`.
-        word_bonus: likewise; by default `WORD_BONUS` with a language model, else 0.
+        word_bonus: likewise.
         lexicon: see `read_lexicon`.
         hotwords: see `read_hotwords`, as for the next.
         boost: of phrases without one of their own.
@@ -82,7 +84,7 @@ def read_decoding(
         scorer = Scorer(
             None if lm is None else Ngram(lm, lm_unit),
             lm_weight,
-            word_bonus if word_bonus is not None else 0.0 if lm is None else WORD_BONUS,
+            word_bonus,
             None if lexicon is None else read_lexicon(lexicon),
             None if hotwords is None else read_hotwords(hotwords, boost),
         )

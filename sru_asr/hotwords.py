@@ -12,8 +12,11 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from sru_asr.text import normalize
+
 DEFAULT_BOOST = 5.0
 MOST_PHRASES, MOST_CHARACTERS = 100_000, 200
+MOST_STATES = 500_000  # about the characters of all phrases; they take 300 bytes each
 MOST_BYTES = 16 << 20
 MOST_BOOST = 100.0
 
@@ -26,34 +29,35 @@ class Hotwords:
     """Phrases with their boosts. A state, an int, stands for what of them the end of a text may be the beginning of.
 
     Args:
-        boosts: natural logs that a whole phrase adds to the score of a hypothesis, by phrase. Phrases are words with
-            spaces between them, as the model writes them. Negative ones make a phrase unlikelier.
+        boosts: natural logs that a whole phrase adds to the score of a hypothesis, by phrase, which is normalised as
+            transcripts are (`sru_asr.text.normalize`). Negative ones make a phrase unlikelier.
 
     Raises:
-        HotwordError: a phrase is empty or too long, or a boost is no number.
+        HotwordError: a phrase is empty or too long, all together are, or a boost is no number.
     """
 
     def __init__(self, boosts: Mapping[str, float]) -> None:
         if len(boosts) > MOST_PHRASES:
             raise HotwordError(f"expected at most {MOST_PHRASES} phrases, found {len(boosts)}")
-        self.boosts = dict(boosts)
+        self.boosts = {" ".join(normalize(phrase).split()): boost for phrase, boost in boosts.items()}
         self._next: list[dict[str, int]] = [{}]
         self._fail = [0]
         self._whole = [0.0]  # the boosts of the phrases that end in a state
         self._begun = [0.0]  # what the best of those that have begun is worth so far
-        for phrase, boost in boosts.items():
+        for phrase, boost in self.boosts.items():
             self._add(phrase, boost)
         self._link()
         self.start = self._follow(0, " ")
 
     def _add(self, phrase: str, boost: float) -> None:
-        words = phrase.split()
-        if not words or len(phrase) > MOST_CHARACTERS:
+        if not phrase or len(phrase) > MOST_CHARACTERS:
             raise HotwordError(f"expected a phrase of 1 to {MOST_CHARACTERS} characters, found {phrase[:80]!r}")
         if not -MOST_BOOST <= boost <= MOST_BOOST:
             raise HotwordError(f"expected a boost from -{MOST_BOOST:g} to {MOST_BOOST:g}, found {boost} for {phrase!r}")
         # Spaces around it, so that it is whole words only.
-        text, state = f" {' '.join(words)} ", 0
+        text, state = f" {phrase} ", 0
+        if len(self._next) + len(text) > MOST_STATES:
+            raise HotwordError(f"expected phrases of {MOST_STATES} characters in all at most, found more")
         for number, character in enumerate(text):
             if character not in self._next[state]:
                 self._next[state][character] = len(self._next)
@@ -111,6 +115,8 @@ def read_hotwords(path: Path, boost: float = DEFAULT_BOOST) -> Hotwords:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise HotwordError(f"{path}: cannot be read as text: {error}") from error
+    if not -MOST_BOOST <= boost <= MOST_BOOST:
+        raise HotwordError(f"expected a boost from -{MOST_BOOST:g} to {MOST_BOOST:g}, found {boost}")
     boosts: dict[str, float] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):

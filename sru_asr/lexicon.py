@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 
+from sru_asr.text import normalize
+
 MOST_BYTES = 256 << 20
 
 
@@ -17,7 +19,7 @@ class Lexicon:
     """A set of words that knows how each of them begins.
 
     Args:
-        words: as the model writes them.
+        words: normalised, as transcripts are (`sru_asr.text.normalize`).
 
     Raises:
         LexiconError: there are none.
@@ -25,7 +27,7 @@ class Lexicon:
 
     def __init__(self, words: Iterable[str]) -> None:
         # Sorted, the words that begin in one way are neighbours: no table of beginnings has to be kept.
-        self.words = sorted({part for word in words for part in word.split()})
+        self.words = sorted({part for word in words for part in normalize(word).split()})
         if not self.words:
             raise LexiconError("expected words, found none")
 

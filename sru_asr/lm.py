@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import nullcontext, redirect_stderr
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from sru_asr.text import normalize
+
+if TYPE_CHECKING:
+    from kaldingram.train import NgramCounts
 
 # What stands for a space in models over characters, whose units are divided by spaces.
 SPACE = "\u2581"
 # What a word is worth at least that the model does not know: the <unk> of many models is as good as forbidden.
 UNKNOWN = math.log(1e-5)
 ORDERS = 2, 5  # KenLM reads no unigrams alone
+# Of the count of an n-gram, what is kept at most for those that have not been seen. By the usual estimate that would be
+# all of it for what occurs once, where nothing occurs twice: a model that has learned no more than words.
+MOST_DISCOUNT = 0.9
+SPECIAL = {"<s>", "</s>", "<unk>"}
+# Units of an ARPA file that are looked at, to see whether it is of the kind that it is taken for.
+LOOKED_AT = 1000
 
 
 class LanguageModelError(ValueError):
@@ -54,6 +69,7 @@ class Ngram:
             raise LanguageModelError("language models need kenlm: pip install 'sru-asr[lm]'") from error
         if not path.is_file():
             raise LanguageModelError(f"{path}: expected an ARPA file or a binary of KenLM, found no file")
+        _check_arpa(path, unit)
         self.unit = unit
         self._new_state = kenlm.State
         try:
@@ -89,14 +105,55 @@ class Ngram:
         return self.score(state, "</s>")[0]
 
 
-def _check_discounts(path: Path, order: int) -> None:
-    """Refuse a model that has no n-gram, or none that may be said: where each occurs once, all of it is discounted."""
-    longest = path.read_text(encoding="utf-8").partition(f"\\{order}-grams:\n")[2].splitlines()
-    found = [line for line in longest if "\t" in line]
-    if not found:
-        raise ValueError("no text is as long")
-    if all(line.startswith("-99") for line in found):
-        raise ValueError("none of them may be said: all that occurs occurs equally often")
+def _check_arpa(path: Path, unit: Literal["word", "character"]) -> None:
+    """Refuse an ARPA file of which KenLM would make nothing, or crash; others, such as binaries, are left to it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = (line.rstrip("\n") for line in file)
+        if next(lines, "").strip() != "\\data\\":
+            return
+        for line in lines:
+            if line.startswith("ngram "):
+                count = line.partition("=")[2].strip()
+                if not (count.isascii() and count.isdigit() and int(count) <= path.stat().st_size):
+                    raise LanguageModelError(f"{path}: expected a number of n-grams, found {line!r}")
+            elif line.strip():
+                break
+        # A line is a log, a unit and, perhaps, another log.
+        entries = (line.split() for line in islice(lines, LOOKED_AT))
+        units = {entry[1] for entry in entries if len(entry) > 1} - SPECIAL
+    if not units:
+        return
+    strange = {one for one in units if one != SPACE and normalize(one) != one}
+    if 2 * len(strange) > len(units):
+        raise LanguageModelError(
+            f"{path}: expected units as models write them here, in upper case without punctuation, found "
+            f"{min(strange)!r} and others; `sru-asr lm train` normalises the texts that it learns from"
+        )
+    if unit == "character" and any(len(one) > 1 for one in units):
+        raise LanguageModelError(
+            f"{path}: expected a model over characters, found {max(units, key=len)!r} among its units: it is one over "
+            "words (--lm-unit word)"
+        )
+    if unit == "word" and SPACE in units and all(len(one) == 1 for one in units):
+        raise LanguageModelError(
+            f"{path}: expected a model over words, found one over characters (--lm-unit character)"
+        )
+
+
+def _interpolate(counts: NgramCounts) -> None:
+    """Add to what is discounted what the lower orders say (Chen and Goodman 1998); kaldingram itself only backs off.
+
+    Without that what has been seen once may come to less than what has not been seen.
+    """
+    for order in counts.counts:
+        for entry in order.values():
+            entry.word_to_bow = dict.fromkeys(entry.word_to_f)
+    for shorter, order in pairwise(counts.counts):
+        for history, entry in order.items():
+            kept = 1 - sum(entry.word_to_f.values())
+            lower = shorter[history[1:]].word_to_f
+            entry.word_to_f = {word: value + kept * lower[word] for word, value in entry.word_to_f.items()}
+            shorter[history[:-1]].word_to_bow[history[-1]] = kept
 
 
 def _add_unknown(path: Path) -> None:
@@ -126,7 +183,7 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
         LanguageModelError: there are too few texts for that, or the extra `lm` is not installed.
     """
     try:
-        from kaldingram.train import main
+        from kaldingram.train import NgramCounts, default_encoding
     except ModuleNotFoundError as error:
         raise LanguageModelError("training a language model needs kaldingram: pip install 'sru-asr[lm]'") from error
     least, most = ORDERS
@@ -146,8 +203,18 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
             raise LanguageModelError("expected texts to learn from, found none")
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            main(["--ngram-order", str(order), "--text", str(corpus), "--lm", str(partial)])
-            _check_discounts(partial, order)
+            # Its progress bars are for those who look.
+            with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+                counts = NgramCounts(order)
+                counts.add_raw_counts_from_file(str(corpus))
+                if not counts.counts[-1]:
+                    raise ValueError("no text is as long")
+                counts.cal_discounting_constants()
+                counts.d = [min(discount, MOST_DISCOUNT) for discount in counts.d]
+                counts.cal_f()
+                _interpolate(counts)
+                with partial.open("w", encoding=default_encoding) as file:
+                    counts.print_as_arpa(fout=file)
             _add_unknown(partial)
             partial.replace(path)
         except (ArithmeticError, ValueError, KeyError, AssertionError) as error:

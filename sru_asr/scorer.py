@@ -9,6 +9,9 @@ from sru_asr.hotwords import Hotwords
 from sru_asr.lexicon import Lexicon
 from sru_asr.lm import SPACE, LanguageModel
 
+# Chosen on AN4's development part, with a bigram of its training part (docs/log.md).
+LM_WEIGHT, WORD_BONUS = 0.2, 2.0
+
 
 class Context(NamedTuple):
     """What has to be known of a text to go on with it.
@@ -36,7 +39,8 @@ class Scorer:
     Args:
         lm: language model.
         lm_weight: that its logs are multiplied with.
-        word_bonus: for each word, since every word that is added costs the language model's score something.
+        word_bonus: for each word, since every word that is added costs the language model's score something; by default
+            `WORD_BONUS` with a language model, else 0.
         lexicon: other words may not be recognised.
         hotwords: phrases that are likelier.
 
@@ -47,11 +51,13 @@ class Scorer:
     def __init__(
         self,
         lm: LanguageModel | None = None,
-        lm_weight: float = 0.5,
-        word_bonus: float = 0.0,
+        lm_weight: float = LM_WEIGHT,
+        word_bonus: float | None = None,
         lexicon: Lexicon | None = None,
         hotwords: Hotwords | None = None,
     ) -> None:
+        if word_bonus is None:
+            word_bonus = 0.0 if lm is None else WORD_BONUS
         if not (math.isfinite(lm_weight) and math.isfinite(word_bonus)):
             raise ValueError(f"expected finite numbers, found {lm_weight=} and {word_bonus=}")
         self.lm = lm

@@ -19,6 +19,8 @@ DEFAULT_SYMBOLS = (" ", "'", *string.ascii_uppercase)
 _APOSTROPHES = "\u2018\u2019\u201b\u02bb\u02bc\u2032`\u00b4"
 _SPACES = "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 _DROPPED = '.,!?;:"()[]\u2026\u201c\u201d\u201e\u00ab\u00bb\u00ad'
+# Invisible characters that some scripts need between letters; others are marks of files and pages.
+_JOINERS = "\u200c\u200d"
 _TABLE = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_SPACES, " "), **dict.fromkeys(_DROPPED)})
 
 # What a tokenizer that comes out of a file may have at most. The largest vocabularies in use have some 100 000 symbols.
@@ -36,9 +38,11 @@ def normalize(text: str) -> str:
     """The one form in which transcripts are trained on, written and scored.
 
     Unicode NFKC; typographic apostrophes become ', dashes and underscores a space; . , ! ? ; : ( ) [ ], the ellipsis,
-    double quotes and soft hyphens go; upper case; single spaces, none at the ends. Digits, symbols and letters of any
-    script stay, for a tokenizer to report.
+    double quotes go, and what is invisible, such as soft hyphens, byte-order marks and marks of direction; upper case;
+    single spaces, none at the ends. Digits, symbols and letters of any script stay, for a tokenizer to report.
     """
+    if not text.isascii():
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf" or c in _JOINERS)
     # The acute accent must be replaced before NFKC takes it apart, what NFKC produces after it; case can decompose.
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     return " ".join(unicodedata.normalize("NFKC", text.upper()).split())
