@@ -188,7 +188,7 @@ def evaluate(
         cuts: with one supervision each.
         max_batch_seconds: audio recognised at a time.
         chunk: frames of a window, see :mod:`sru_asr.windows`; 0 for full context, or what `transcribe` does with long
-            audio. It reads what is all of a file piece by piece, so that memory does not grow with it.
+            audio. Long audio that is all of a file is read piece by piece, so that memory does not grow with it.
         lookahead: frames of a window behind its chunk.
         decoding: greedy, or by a search.
         grouped_by: a field of the manifest, such as `gender`; see `sru_asr.manifest.field`.
@@ -204,8 +204,8 @@ def evaluate(
         waveforms: dict[int, Tensor] = {}
         for i, cut in batch:
             try:
-                if chunk == 0 and cut.duration > LONGEST_WHOLE_SECONDS:
-                    transcript = _transcribe(model, cut, decoding)
+                if cut.duration > LONGEST_WHOLE_SECONDS:
+                    transcript = _transcribe(model, cut, decoding, (chunk, lookahead) if chunk else None)
                     results[i] = _compare(cut, transcript.seconds, transcript.words)
                 else:
                     waveforms[i] = _load(cut)
@@ -245,11 +245,11 @@ def _load(cut: Cut) -> Tensor:
     return waveform
 
 
-def _transcribe(model: Recognizer, cut: Cut, decoding: Decoding) -> Transcript:
+def _transcribe(model: Recognizer, cut: Cut, decoding: Decoding, window: tuple[int, int] | None) -> Transcript:
     if not (path := file_of(cut)):
-        return transcribe(model, load_waveform(cut), decoding)
+        return transcribe(model, load_waveform(cut), decoding, window)
     try:
-        return transcribe(model, path, decoding)
+        return transcribe(model, path, decoding, window)
     except AudioError as error:
         raise AudioError(f"{place(cut)}: {error}") from error
 

@@ -73,6 +73,28 @@ def read_manifest(path: str | Path) -> tuple[CutSet, list[str]]:
     return _read(path, open_files=True)
 
 
+def read_texts(path: str | Path) -> tuple[list[str], list[str]]:
+    """What the lines of a manifest say, as `read_manifest` takes them; their audio need not be there.
+
+    Returns:
+        The texts, and for each line without one a message that starts with the file and the line.
+
+    Raises:
+        ManifestError: If there is nothing to read.
+    """
+    texts: list[str] = []
+    faults: list[str] = []
+    for number, line in _lines(Path(path)):
+        try:
+            entry = json.loads(line.decode("utf-8-sig"))
+            found = entry["text"] if "text" in entry else " ".join(one["text"] for one in entry["supervisions"])
+            found.encode()
+            texts.append(found)
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            faults.append(f"{path}:{number}: expected a JSON object with a text: {type(error).__name__}: {error}")
+    return texts, faults
+
+
 def validate(
     cuts: CutSet,
     tokenizer: Tokenizer,
@@ -169,6 +191,17 @@ def file_of(cut: Cut) -> str | None:
 
 def _read(path: str | Path, open_files: bool) -> tuple[CutSet, list[str]]:
     path = Path(path)
+    numbered = _lines(path)
+    cuts: list[Cut] = []
+    faults: list[str] = []
+    with threads() as pool:
+        for entry in pool.imap(partial(_parse, path=path, open_files=open_files), numbered, chunksize=64):
+            (faults if isinstance(entry, str) else cuts).append(entry)
+    return CutSet.from_cuts(cuts), faults
+
+
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    """Those that are not empty, with their numbers."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             lines = file.readlines()
@@ -177,13 +210,7 @@ def _read(path: str | Path, open_files: bool) -> tuple[CutSet, list[str]]:
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise ManifestError(f"{path}: is empty; expected Lhotse cuts, or JSON lines with `audio` and `text`")
-
-    cuts: list[Cut] = []
-    faults: list[str] = []
-    with threads() as pool:
-        for entry in pool.imap(partial(_parse, path=path, open_files=open_files), numbered, chunksize=64):
-            (faults if isinstance(entry, str) else cuts).append(entry)
-    return CutSet.from_cuts(cuts), faults
+    return numbered
 
 
 def _raise_for(faults: Sequence[str], n_shown: int = MAX_FAULTS_SHOWN) -> None:
@@ -243,8 +270,10 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     for name, required in {"audio": True, "text": True, "id": False, "speaker": False}.items():
         if required and name not in entry:
             raise ManifestError(f"no field `{name}`, only: {', '.join(entry) or 'nothing'}")
-        if not isinstance(entry.get(name), str if required else str | None):
-            raise ManifestError(f"field `{name}`: expected a string, found {entry[name]!r}")
+        if not isinstance(value := entry.get(name), str if required else str | None):
+            raise ManifestError(f"field `{name}`: expected a string, found {value!r}")
+    if fault := _encoding_fault(entry["text"]):
+        raise ManifestError(f"field `text`: {fault}")
     cut_id, path = entry.get("id") or entry["audio"], str(folder / entry["audio"])
     offset, duration = (_seconds(entry, name) for name in ("offset", "duration"))
     try:
@@ -344,12 +373,23 @@ def _file_faults(cut: MonoCut | MultiCut, source: AudioSource) -> Iterator[str]:
         yield f"the file ends at {found.seconds:.2f} s, the manifest says at {cut.end:.2f} s: prepare it again"
 
 
+def _encoding_fault(text: str) -> str:
+    """What JSON may say and no file can: halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"expected Unicode, found half a character (a lone surrogate) in {text!r}"
+    return ""
+
+
 def _supervision_faults(cut: Cut) -> Iterator[str]:
     if len(cut.supervisions) != 1:
         yield f"has {len(cut.supervisions)} supervisions, expected 1"
     for supervision in cut.supervisions:  # their times count from the start of the cut
         if not isinstance(supervision.text, str):
             yield f"has no text: expected a string, found {supervision.text!r}"
+        elif fault := _encoding_fault(supervision.text):
+            yield f"has a text that is none: {fault}"
         if supervision.start < -TOLERANCE_SECONDS or supervision.end > cut.duration + TOLERANCE_SECONDS:
             yield "has the text of more than its audio: the supervision reaches out of the cut"
 

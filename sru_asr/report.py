@@ -16,7 +16,7 @@ from sru_asr.metrics import pair_words, total
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 MOST_SPEAKERS, MOST_PAIRS, MOST_UTTERANCES = 200, 25, 100
-LENGTHS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, math.inf))
+LENGTHS = ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, math.inf))
 
 
 def report(evaluation: Evaluation, title: str, settings: Mapping[str, object]) -> str:

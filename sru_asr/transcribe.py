@@ -59,15 +59,29 @@ class Transcript:
         return self.text
 
 
-def transcribe(model: Recognizer, audio: Audio, decoding: Decoding = GREEDY) -> Transcript:
-    """Recognise one file or one waveform; see `Recognizer.transcribe`."""
+def transcribe(
+    model: Recognizer, audio: Audio, decoding: Decoding = GREEDY, window: tuple[int, int] | None = None
+) -> Transcript:
+    """Recognise one file or one waveform; see `Recognizer.transcribe`, and `recognise` for `window`."""
     if isinstance(audio, str | os.PathLike):
-        return recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio), decoding)
+        return recognise(model, blocks(audio, LONGEST_WHOLE_SECONDS), os.fspath(audio), decoding, window)
     pieces = check_waveform(audio).split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE)
-    return recognise(model, pieces, "the waveform", decoding)
+    return recognise(model, pieces, "the waveform", decoding, window)
 
 
-def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: Decoding = GREEDY) -> Transcript:
+def stream_of(model: Recognizer, window: tuple[int, int] | None = None) -> Stream:
+    """For long audio; `window` as `recognise` has it."""
+    rate = model.frames_per_second
+    return Stream(model, *(window or (int(LONG_CHUNK_SECONDS * rate), int(LONG_LOOKAHEAD_SECONDS * rate))))
+
+
+def recognise(
+    model: Recognizer,
+    pieces: Iterable[Tensor],
+    name: str,
+    decoding: Decoding = GREEDY,
+    window: tuple[int, int] | None = None,
+) -> Transcript:
     """Recognise one utterance or recording; see `Recognizer.transcribe`.
 
     Args:
@@ -75,6 +89,7 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: 
         pieces: of the audio, (samples,) float32 at 16 kHz, the first of `LONGEST_WHOLE_SECONDS` unless it is all.
         name: of the audio, for errors.
         decoding: greedy, or by a search.
+        window: frames of chunk and lookahead where audio is long; by default far more than a word needs.
     """
     decoder = decoding.decoder(model.tokenizer.pieces)
     rate = model.frames_per_second
@@ -92,7 +107,7 @@ def recognise(model: Recognizer, pieces: Iterable[Tensor], name: str, decoding: 
             log_probs, _ = model(first[None].to(model.device), torch.tensor([samples], device=model.device))
             decoder.push(log_probs[0])
         else:
-            stream = Stream(model, int(LONG_CHUNK_SECONDS * rate), int(LONG_LOOKAHEAD_SECONDS * rate))
+            stream = stream_of(model, window)
             # At once: hours of log-probabilities over a large vocabulary are gigabytes.
             for piece in chain((first, second), pieces):
                 decoder.push(stream.push(piece))

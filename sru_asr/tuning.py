@@ -10,13 +10,14 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
-from sru_asr.audio import AudioError
+from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.beam import BeamSearch
 from sru_asr.data import load_waveform
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.metrics import ErrorCounts, word_errors
 from sru_asr.scorer import Scorer
 from sru_asr.text import normalize
+from sru_asr.transcribe import LONGEST_WHOLE_SECONDS, stream_of
 
 if TYPE_CHECKING:
     from sru_asr.model import Recognizer
@@ -36,16 +37,20 @@ class Setting:
 
 def hear(
     model: Recognizer, cuts: CutSet, most_seconds: float, progress: Callable[[Iterable[int], int], Iterable[int]]
-) -> list[tuple[str, Tensor]]:
-    """Texts of utterances, normalised, with their log-probabilities at full context, of those that can be read.
+) -> tuple[list[tuple[str, Tensor]], list[str]]:
+    """Texts of utterances, normalised, with their log-probabilities, (frames, vocab), as `transcribe` has them.
 
     Args:
         model: in evaluation mode.
         cuts: with one supervision each.
         most_seconds: of audio; later utterances are left out.
         progress: wraps numbers of utterances, given how many there are.
+
+    Returns:
+        Those of utterances that can be read, and what is wrong with the others.
     """
-    heard, seconds = [], 0.0
+    heard: list[tuple[str, Tensor]] = []
+    faults, seconds = [], 0.0
     some = list(cuts)
     for number in progress(range(len(some)), len(some)):
         cut = some[number]
@@ -54,14 +59,21 @@ def hear(
             break
         try:
             waveform = load_waveform(cut)
-        except AudioError:
+        except AudioError as error:
+            faults.append(str(error))
             continue
         if len(waveform) >= WINDOW_SAMPLES:
-            with torch.inference_mode():
-                lengths = torch.tensor([len(waveform)], device=model.device)
-                log_probs, _ = model(waveform[None].to(model.device), lengths)
-            heard.append((normalize(cut.supervisions[0].text or ""), log_probs[0].cpu()))
-    return heard
+            heard.append((normalize(cut.supervisions[0].text or ""), _log_probs(model, waveform).cpu()))
+    return heard, faults
+
+
+@torch.inference_mode()
+def _log_probs(model: Recognizer, waveform: Tensor) -> Tensor:
+    pieces = waveform.split(LONGEST_WHOLE_SECONDS * SAMPLE_RATE)
+    if len(pieces) > 1:
+        stream = stream_of(model)
+        return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish()])
+    return model(waveform[None].to(model.device), torch.tensor([len(waveform)], device=model.device))[0][0]
 
 
 def tune(

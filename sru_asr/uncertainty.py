@@ -54,7 +54,7 @@ def difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts]) -> D
     """The paired bootstrap of two systems.
 
     Args:
-        first: of each utterance.
+        first: of each utterance; or of each speaker, as for `interval`.
         second: of the same, in the same order.
 
     Raises:

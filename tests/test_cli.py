@@ -430,7 +430,7 @@ def test_hotwords_a_lexicon_and_alternatives(capsys, folder, said, tmp_path):
     status, _, error = run(capsys, "transcribe", "--model", ".", "--n-best", 5, "c.wav")
     assert (status, "--format json" in error) == (2, True)
     status, _, error = run(capsys, "transcribe", "--model", ".", "--beam", 0, "c.wav")
-    assert (status, "width of at least 1" in error) == (2, True)
+    assert (status, "beam of at least 1" in error) == (2, True)
 
 
 def test_two_systems_are_compared(capsys, folder, said, tmp_path):
@@ -444,12 +444,33 @@ def test_two_systems_are_compared(capsys, folder, said, tmp_path):
         capsys, "evaluate", "--model", ".", "--manifest", manifest, "--latency", 80, "--compare", out
     )
     assert (status, output[-1].startswith(f"against {out}, 3 utterances that both have: +")) == (0, True)
-    for content in ("", "[]", '{"results": [{"id": 1}]}'):
+    assert output[-1].count(" to ") == 1  # nobody is named
+    endless = '{"results": [{"id": "a", "reference": "", "words": {"hits": 1e400}}]}'
+    for content in ("", "[]", '{"results": [{"id": 1}]}', endless):
         (tmp_path / "other.json").write_text(content)
         status, _, error = run(
             capsys, "evaluate", "--model", ".", "--manifest", manifest, "--compare", tmp_path / "other.json"
         )
         assert (status, "is not what evaluate --json writes" in error) == (2, True)
+
+
+def test_utterances_of_one_name_and_of_speakers_are_compared(capsys, folder, said, tmp_path):
+    entries = [
+        {"audio": f"{name}.wav", "text": said[f"{name}.wav"].text, "id": "same", "speaker": speaker}
+        for name, speaker in zip("abc", "xxy", strict=True)
+    ]
+    manifest, out = write_manifest(folder, *entries), tmp_path / "full.json"
+    hot = tmp_path / "hot"
+    hot.write_text("yes\n")
+    options = ("--hotwords", hot, "--boost", 2, "--word-bonus", 0.5, "--beam", 4)
+    assert run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--json", out, *options)[0] == 0
+    found = json.loads(out.read_text())
+    assert found["decoding"] == {"beam": 4, "word_bonus": 0.5, "hotwords": str(hot), "boost": 2.0}
+    assert (found["model"], found["manifest"]) == (".", str(manifest))
+    status, output, _ = run(capsys, "evaluate", "--model", ".", "--manifest", manifest, "--compare", out, *options)
+    assert status == 0
+    assert "3 utterances that both have: +0.00 points of WER" in output[-1]
+    assert "+0.00 to +0.00 by utterance, +0.00 to +0.00 by speaker;" in output[-1]
 
 
 def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_path):
@@ -461,10 +482,16 @@ def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_pa
     status, output, _ = run(capsys, "lm", "train", "--order", 2, tmp_path / "texts.txt", manifest, "--output", arpa)
     assert (status, output[0].startswith(f"{arpa}: 2-grams of ")) == (0, True)
     assert "ONCE UPON" in arpa.read_text()
-    status, output, _ = run(
+    (folder / "gone.jsonl").write_text('{"audio": "gone.wav", "text": "Nobody heard"}\n{"text": "\\ud83d"}\n{}\n')
+    status, output, error = run(capsys, "lm", "train", "--order", 2, folder / "gone.jsonl", "--output", tmp_path / "g")
+    assert (status, error.count("gone.jsonl:")) == (0, 2)
+    assert "NOBODY HEARD" in (tmp_path / "g").read_text()
+    manifest.write_text(manifest.read_text() + '{"audio": "gone.wav", "text": "YES"}\n')
+    status, output, error = run(
         capsys, *("lm", "tune", "--model", ".", "--lm", arpa, "--manifest", manifest, "--json", tmp_path / "t.json")
     )
     assert (status, output[-1].startswith("best: --lm-weight ")) == (0, True)
+    assert "gone.wav" in error
     settings = json.loads((tmp_path / "t.json").read_text())
     errors = [sum(one["words"][name] for name in ("substitutions", "deletions", "insertions")) for one in settings]
     assert errors == sorted(errors)

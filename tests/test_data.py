@@ -131,6 +131,7 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
         ({"text": "no audio"}, "no field `audio`, only: text"),
         ({"audio": "good.wav"}, "no field `text`"),
         ({"audio": 3, "text": "a"}, "field `audio`: expected a string, found 3"),
+        ({"audio": "a.wav", "text": "YES \ud83d NO"}, "field `text`: expected Unicode, found half a character"),
         ({"audio": "good.wav", "text": None}, "field `text`"),
         ({"audio": "good.wav", "text": "a", "id": 7}, "field `id`"),
         ({"audio": "good.wav", "text": "a", "speaker": 7}, "field `speaker`"),

@@ -12,8 +12,10 @@ from lhotse import CutSet
 
 from sru_asr import evaluation as module
 from sru_asr import transcribe as transcribe_module
+from sru_asr import tuning
 from sru_asr.audio import AudioError
 from sru_asr.data import load_waveform
+from sru_asr.decode import greedy
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.lexicon import Lexicon
@@ -355,6 +357,26 @@ def test_long_files_are_never_whole_in_memory(model, noises, monkeypatch):
     monkeypatch.setattr(module, "load_waveform", lambda cut: loaded.append(cut.duration) or load_waveform(cut))
     assert len(evaluate(model, noises).results) == 7
     assert sorted(loaded) == [0.03, 0.4, 0.9, 1.0, 1.7]
+
+
+def test_long_files_are_not_whole_in_memory_in_windows_either(model, noises, monkeypatch):
+    expected = [result.hypothesis for result in evaluate(model, noises, chunk=3, lookahead=2).results]
+    for of in (module, transcribe_module):
+        monkeypatch.setattr(of, "LONGEST_WHOLE_SECONDS", 2)
+    loaded = []
+    monkeypatch.setattr(module, "load_waveform", lambda cut: loaded.append(cut.duration) or load_waveform(cut))
+    assert [result.hypothesis for result in evaluate(model, noises, chunk=3, lookahead=2).results] == expected
+    assert sorted(loaded) == [0.03, 0.4, 0.9, 1.0, 1.7]
+
+
+def test_what_a_language_model_is_tuned_on_is_recognised_as_files_are(model, noises, monkeypatch, tmp_path):
+    for of in (tuning, transcribe_module):
+        monkeypatch.setattr(of, "LONGEST_WHOLE_SECONDS", 2)
+    heard, faults = tuning.hear(model, noises, 3600, lambda numbers, _: numbers)
+    assert faults == []
+    found = [model.tokenizer.decode(greedy(rows[None], torch.tensor([len(rows)]))[0].tokens) for _, rows in heard]
+    paths = [cut.recording.sources[0].source for cut in noises if cut.duration >= 0.03]
+    assert [" ".join(text.split()) for text in found] == [t.text for t in model.transcribe(paths)]
 
 
 def test_a_fault_of_a_long_file_has_its_line(model, tmp_path):

@@ -97,6 +97,9 @@ def test_what_has_no_words_no_speakers_or_no_errors_is_shown_too():
         Evaluation([result(0, "A", "A", ""), result(1, "B", "B", "")]),
     ):
         assert "<h1>none</h1>" in report(evaluation, "none", {})
+    page = " ".join(Text(report(Evaluation([result(0, "", "OH", "")]), "none", {})).text.split())
+    assert "By length" in page
+    assert page.partition("By length")[2].split()[:9].count("0") >= 1
 
 
 @pytest.mark.slow

@@ -41,6 +41,8 @@ awkward = st.one_of(
         ("\uff28\uff25\uff29 \ufb01ne \u2460 stra\u00dfe", "HEI FINE 1 STRASSE"),
         ("\u00a0 tabs\tand\nlines \u3000", "TABS AND LINES"),
         ("co\u00adoperate", "COOPERATE"),
+        ("\ufeffzero\u200bwidth\u200e", "ZEROWIDTH"),
+        ("\u0645\u06cc\u200c\u0634\u0648\u062f", "\u0645\u06cc\u200c\u0634\u0648\u062f"),
         ("caf\u0065\u0301", "CAF\u00c9"),
         ("50% & 3\u20ac, \u4f60", "50% & 3\u20ac \u4f60"),
         ("\uff28\uff45\uff49\uff01 \uff1f", "HEI"),

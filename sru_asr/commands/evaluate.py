@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sru_asr.commands.options import (
+    MOST_FAULTS,
     OK,
     SOME_FAILED,
     CommandError,
@@ -19,14 +22,16 @@ from sru_asr.commands.options import (
     decoding_of,
     load,
     progress,
+    show_faults,
     write_output,
 )
 
 if TYPE_CHECKING:
+    from sru_asr.decoding import Decoding
     from sru_asr.evaluation import Evaluation
     from sru_asr.metrics import ErrorCounts
+    from sru_asr.uncertainty import Difference
 
-MOST_FAULTS = 5
 MOST_BYTES = 1 << 30
 
 
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     check_output("--json", args.json)
     check_output("--html", args.html)
-    other = None if args.compare is None else _results(args.compare)
+    other = None if args.compare is None else _read_results(args.compare)
     decoding = decoding_of(args)
     model = load(args)
     from sru_asr.evaluation import evaluate
@@ -118,11 +123,7 @@ def run(args: argparse.Namespace) -> int:
         )
     evaluation.faults[:0] = faults
     # Where nothing is right, it is another kind of file, and its first lines tell.
-    shown = evaluation.faults if evaluation.results else evaluation.faults[:MOST_FAULTS]
-    for fault in shown:
-        print(f"sru-asr: {fault}", file=sys.stderr)
-    if rest := len(evaluation.faults) - len(shown):
-        print(f"sru-asr: ... and {rest} more", file=sys.stderr)
+    show_faults(evaluation.faults, None if evaluation.results else MOST_FAULTS)
     for result in evaluation.results:
         if args.alignments == "all" or (args.alignments == "errors" and result.words.errors):
             print(f"{result.id}  {result.words.errors} of {result.words.reference} words wrong")
@@ -140,11 +141,14 @@ def run(args: argparse.Namespace) -> int:
     if other is not None:
         print(_compared(evaluation, other, args.compare))
     settings = {
+        "model": str(args.model or "alphanum-en"),
+        "manifest": str(args.manifest),
         "precision": args.precision,
         "device": args.device,
         "latency_ms": args.latency,
         "chunk": window[0],
         "lookahead": window[1],
+        "decoding": _told(args, decoding),
     }
     if args.json is not None:
         found = json.dumps({**settings, **evaluation.to_dict()}, indent=1, ensure_ascii=False, allow_nan=False)
@@ -153,16 +157,46 @@ def run(args: argparse.Namespace) -> int:
         from sru_asr.report import report
 
         windows = "full context" if args.latency is None else f"{args.latency:g} ms, {window[0]} + {window[1]} frames"
-        decoded = "greedy" if decoding.scorer is None and decoding.width == 1 else f"beam of {decoding.width}"
-        files = {name: getattr(args, name).name for name in ("lm", "lexicon", "hotwords") if getattr(args, name)}
         about = {"model": Path(args.model or "alphanum-en").name, "precision": args.precision, "context": windows}
-        about |= {"decoding": decoded, **files}
+        about |= {name.replace("_", " "): value for name, value in _told(args, decoding).items()}
         write_output("--html", args.html, report(evaluation, str(args.manifest), about))
     return SOME_FAILED if evaluation.faults else OK
 
 
-def _results(path: Path) -> dict[str, tuple[str, ErrorCounts]]:
-    """References and word errors by utterance, of a file that --json has written."""
+def _told(args: argparse.Namespace, decoding: Decoding) -> dict[str, str | float]:
+    """What has to be known of the decoding to do the same again."""
+    found: dict[str, str | float] = {"beam": decoding.width}
+    if (scorer := decoding.scorer) is not None:
+        if args.lm is not None:
+            found |= {"lm": str(args.lm), "lm_unit": args.lm_unit, "lm_weight": scorer.lm_weight}
+        found["word_bonus"] = scorer.word_bonus
+        if args.lexicon is not None:
+            found["lexicon"] = str(args.lexicon)
+        if args.hotwords is not None:
+            found |= {"hotwords": str(args.hotwords), "boost": args.boost}
+    return found
+
+
+class Compared(NamedTuple):
+    """Of an utterance: what was said, and the word errors of a system."""
+
+    reference: str
+    words: ErrorCounts
+
+
+# An utterance, and how many before it have the same id, as where ids are missing and a file has several.
+Key = tuple[str, int]
+
+
+def _keys(ids: Iterable[str]) -> Iterator[Key]:
+    seen: Counter[str] = Counter()
+    for one in ids:
+        yield one, seen[one]
+        seen[one] += 1
+
+
+def _read_results(path: Path) -> dict[Key, Compared]:
+    """What a file has that --json has written."""
     from sru_asr.metrics import ErrorCounts
 
     names = ("hits", "substitutions", "deletions", "insertions")
@@ -170,24 +204,39 @@ def _results(path: Path) -> dict[str, tuple[str, ErrorCounts]]:
         if path.stat().st_size > MOST_BYTES:
             raise CommandError(f"--compare: {path} has more than {MOST_BYTES} bytes")
         results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        return {
-            str(result["id"]): (str(result["reference"]), ErrorCounts(*(int(result["words"][name]) for name in names)))
+        found = [
+            Compared(str(result["reference"]), ErrorCounts(*(int(result["words"][name]) for name in names)))
             for result in results
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        ]
+        return dict(zip(_keys(str(result["id"]) for result in results), found, strict=True))
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise CommandError(f"--compare: {path} is not what evaluate --json writes: {error!r}") from error
 
 
-def _compared(evaluation: Evaluation, other: dict[str, tuple[str, ErrorCounts]], path: Path) -> str:
+def _compared(evaluation: Evaluation, other: dict[Key, Compared], path: Path) -> str:
+    from sru_asr.metrics import by_group
     from sru_asr.uncertainty import difference
 
-    both = [result for result in evaluation.results if other.get(result.id, ("",))[0] == result.reference]
+    numbered = zip(_keys(result.id for result in evaluation.results), evaluation.results, strict=True)
+    pairs = [
+        (other[key], result) for key, result in numbered if key in other and other[key].reference == result.reference
+    ]
     try:
-        found = difference([other[result.id][1] for result in both], [result.words for result in both])
+        found = difference([one.words for one, _ in pairs], [result.words for _, result in pairs])
     except ValueError as error:
         raise CommandError(f"--compare: {path}: {error}") from error
-    low, high = found.interval
-    return (
-        f"against {path}, {len(both)} utterances that both have: {100 * found.rate:+.2f} points of WER, 95 % interval "
-        f"{100 * low:+.2f} to {100 * high:+.2f}; fewer errors in {100 * found.better:.0f} % of the bootstrap's samples"
+    line = (
+        f"against {path}, {len(pairs)} utterances that both have: {100 * found.rate:+.2f} points of WER, 95 % interval "
+        f"{_interval(found)} by utterance"
     )
+    before = by_group((result.speaker, one.words) for one, result in pairs)
+    after = by_group((result.speaker, result.words) for _, result in pairs)
+    if "" not in before and len(before) > 1:
+        by_speaker = difference([before[name] for name in after], list(after.values()))
+        line += f", {_interval(by_speaker)} by speaker"
+    return f"{line}; fewer errors in {100 * found.better:.0f} % of the bootstrap's samples"
+
+
+def _interval(found: Difference) -> str:
+    low, high = found.interval
+    return f"{100 * low:+.2f} to {100 * high:+.2f}"

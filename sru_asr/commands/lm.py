@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sru_asr.commands.options import (
+    MOST_FAULTS,
     OK,
     CommandError,
     add_decoding,
@@ -20,6 +21,7 @@ from sru_asr.commands.options import (
     decoding_of,
     load,
     progress,
+    show_faults,
     write_output,
 )
 
@@ -59,7 +61,7 @@ def add(commands: Any) -> None:
         "example: sru-asr lm tune --lm an4.arpa --lexicon an4.txt --manifest dev.jsonl.gz --json tuned.json",
     )
     add_model(tune)
-    add_decoding(tune)
+    add_decoding(tune, weights=False)
     tune.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="audio files and what they say")
     tune.add_argument("--seconds", type=float, default=3600, metavar="S", help="of audio at most (default: 3600)")
     tune.add_argument("--json", type=Path, metavar="FILE", help="write all settings there, the best one first")
@@ -87,13 +89,14 @@ def _texts(path: Path) -> Iterator[str]:
     from sru_asr.text import normalize
 
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        from sru_asr.manifest import ManifestError, read_manifest
+        from sru_asr.manifest import ManifestError, read_texts
 
         try:
-            cuts, _ = read_manifest(path)
+            texts, faults = read_texts(path)
         except ManifestError as error:
             raise CommandError(str(error)) from error
-        yield from (normalize(cut.supervisions[0].text or "") for cut in cuts)
+        show_faults(faults, None if texts else MOST_FAULTS)
+        yield from map(normalize, texts)
         return
     try:
         with path.open(encoding="utf-8-sig") as lines:
@@ -113,11 +116,12 @@ def _tune(args: argparse.Namespace) -> int:
     from sru_asr.tuning import hear, tune
 
     try:
-        cuts, _ = read_manifest(args.manifest)
+        cuts, faults = read_manifest(args.manifest)
     except ManifestError as error:
         raise CommandError(str(error)) from error
     with arithmetic(model, args.precision):
-        heard = hear(model, cuts, args.seconds, progress)
+        heard, unheard = hear(model, cuts, args.seconds, progress)
+    show_faults([*faults, *unheard], None if heard else MOST_FAULTS)
     if not heard:
         raise CommandError(f"{args.manifest}: no utterance could be used")
     assert decoding.scorer is not None  # there is a language model

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sru_asr.model import Recognizer
 
 OK, SOME_FAILED, UNUSABLE = 0, 1, 2
+MOST_FAULTS = 5  # that are named where nothing can be used
 T = TypeVar("T")
 
 
@@ -66,8 +68,8 @@ def add_vad(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_decoding(parser: argparse.ArgumentParser) -> None:
-    """How text is found; see `decoding_of`."""
+def add_decoding(parser: argparse.ArgumentParser, weights: bool = True) -> None:
+    """How text is found; see `decoding_of`. Without `weights` a language model's are not for the user to choose."""
     group = parser.add_argument_group("decoding", "Without these, greedy: the likeliest token of each frame.")
     group.add_argument(
         "--hotwords",
@@ -89,10 +91,13 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lm-unit", choices=("word", "character"), default="word", help="that the model is of (default: word)"
     )
-    group.add_argument("--lm-weight", type=float, default=0.2, metavar="X", help="of its logs (default: 0.2)")
-    group.add_argument(
-        "--word-bonus", type=float, metavar="LOG", help="for each word (default: 2 with a language model, else 0)"
-    )
+    if weights:
+        group.add_argument("--lm-weight", type=float, default=0.2, metavar="X", help="of its logs (default: 0.2)")
+        group.add_argument(
+            "--word-bonus", type=float, metavar="LOG", help="for each word (default: 2 with a language model, else 0)"
+        )
+    else:
+        parser.set_defaults(lm_weight=0.2, word_bonus=None)
     group.add_argument(
         "--beam",
         type=int,
@@ -173,6 +178,14 @@ def write_output(option: str, path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise CommandError(f"{option}: {path} cannot be written: {error.strerror}") from error
+
+
+def show_faults(faults: Sequence[str], most: int | None = None) -> None:
+    """Name on standard error what cannot be used, all of it or the first few."""
+    for fault in faults[:most]:
+        print(f"sru-asr: {fault}", file=sys.stderr)
+    if rest := len(faults) - len(faults[:most]):
+        print(f"sru-asr: ... and {rest} more", file=sys.stderr)
 
 
 def progress(items: Iterable[T], total: int) -> Iterable[T]:
