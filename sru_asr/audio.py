@@ -16,9 +16,8 @@ import torch
 
 SAMPLE_RATE = 16_000
 
-# Full scale is 1. Integers of 32 bits that were stored as floats come to this, which is the most that can have a sane
-# origin, and the squares that features are made of stay far from the largest float32.
-LOUDEST = 2.0**31
+# Full scale is 1. What is louder than this was meant as integers, of which a model makes nothing, or something else.
+LOUDEST = 1000.0
 
 # A piece of a file is decoded at a time: this many seconds, and never more than this many values over all channels.
 _PIECE_SECONDS = 10
@@ -34,6 +33,10 @@ _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+)
 _PLACEHOLDER_BYTES = 0x7FFF0000
 # In NIST SPHERE it passes over the length that is stated, and says nothing.
 _NIST_SAMPLES = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
+
+# The frame with a length with which an MP3 begins, and another one that was appended to it.
+_MP3_LENGTH = re.compile(rb"(?:Xing|Info)\0\0\0")
+_REST_BYTES = 1 << 16
 
 # Some encoders count the frame that holds the length of an MP3 as one of audio.
 _MP3_SLACK_SAMPLES = 1152
@@ -219,7 +222,8 @@ def _mono(path: Path, decoder: _Decoder) -> Iterator[np.ndarray]:
             first = int(sane.argmin())
             value = f"{samples[first]:.3g}" if math.isfinite(samples[first]) else "NaN or infinity"
             found = f"{value} at {(n_decoded + first) / rate:.4f} s"
-            raise _error(path, "samples that are finite numbers, about -1 to 1", found, "repair what wrote the file")
+            advice = "repair what wrote the file; integers have to be divided, those of 16 bits by 32768"
+            raise _error(path, "samples that are finite numbers, about -1 to 1", found, advice)
         n_decoded += len(frames)
         yield samples
     _check_complete(path, decoder, n_decoded)
@@ -252,6 +256,8 @@ def _opened(path: Path) -> Iterator[_Decoder]:
             for promised, present in _SHORT_CHUNK.findall(decoder.extra_info):
                 if int(present) + 1 < int(promised) < _PLACEHOLDER_BYTES:
                     raise _cut_short(path, f"{promised} bytes", f"{present} bytes")
+            if decoder.format == "OGG" and _is_chained(path):
+                raise _several(path)
             stated = _NIST_SAMPLES.search(_beginning(path, 1024)) if decoder.format == "NIST" else None
             if stated and decoder.frames < int(stated[1]):
                 raise _cut_short(path, f"{int(stated[1])} samples", f"{decoder.frames} samples")
@@ -298,6 +304,33 @@ def _check_complete(path: Path, decoder: _Decoder, n_decoded: int) -> None:
             raise _error(path, "an MP3 with its length in its header", found, f"convert it: {_ffmpeg(path)}")
     if n_decoded == 0:
         raise _no_samples(path)
+    if is_mp3 and _MP3_LENGTH.search(_rest(path, decoder)):
+        raise _several(path)
+
+
+def _rest(path: Path, decoder: _Decoder) -> bytes:
+    """What of a file has not been read, at most so much that the beginning of another stream is in it."""
+    with path.open("rb") as file:
+        file.seek(os.lseek(decoder.name, 0, os.SEEK_CUR))
+        return file.read(_REST_BYTES)
+
+
+def _is_chained(path: Path) -> bool:
+    """Whether an Ogg file has another stream behind the first: pages that begin one are the first of all, else."""
+    with path.open("rb") as file:
+        within = False
+        while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
+            begins = bool(page[5] & 2)
+            if begins and within:
+                return True
+            within = not begins
+            file.seek(sum(file.read(page[26])), os.SEEK_CUR)
+    return False
+
+
+def _several(path: Path) -> AudioError:
+    found = "another one behind it, which libsndfile leaves out"
+    return _error(path, "one stream of audio", found, f"make one of them: {_ffmpeg(path)}")
 
 
 def _no_samples(path: Path) -> AudioError:

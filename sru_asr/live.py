@@ -97,6 +97,7 @@ class Live:
         self._activity = Activity(round(SAMPLE_RATE / model.frames_per_second)) if vad else None
         self._shown: list[int] = []  # the tokens of the caption that was given last
         self._open = False  # whether words of the utterance have been shown
+        self._said_until = 0.0  # end of the last word that is final
 
     def push(self, waveform: Tensor) -> list[Caption]:
         """Take in (samples,) float32 at 16 kHz, any number; see `take`.
@@ -155,24 +156,28 @@ class Live:
                 return self._final()
             words = self._words(path)[:-1]
             self._decoder.forget(spans[-1][1])
-            self._shown, self._open = [], False
-            return [Caption(words, final=True)]
+            return [self._written_down(words)]
         return []
 
     def _final(self) -> list[Caption]:
         """Make the utterance final; of one without words, of which none have been shown, there is no caption."""
-        caption = Caption(self._words(self._decoder.end()[0].path), final=True)
-        said = bool(caption.words) or self._open
+        words = self._words(self._decoder.end()[0].path)
+        said = bool(words) or self._open
         self._decoder.restart()
-        self._shown, self._open = [], False
+        caption = self._written_down(words)
         return [caption] if said else []
+
+    def _written_down(self, words: list[Word]) -> Caption:
+        self._shown, self._open = [], False
+        self._said_until = words[-1].end if words else self._said_until
+        return Caption(words, final=True)
 
     def _words(self, path: Path) -> list[Word]:
         stream, model = self.stream, self.stream.model
         seconds = self._decoder.n_frames / model.frames_per_second
         if stream.finished:
             seconds = min(seconds, stream.samples / SAMPLE_RATE)
-        return words_of(path, model.tokenizer, model.frames_per_second, seconds, model.delay)
+        return words_of(path, model.tokenizer, model.frames_per_second, seconds, model.delay, self._said_until)
 
 
 def hear(lives: Sequence[Live], waveforms: Sequence[Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -129,6 +130,8 @@ def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
         AudioError: the samples end with half of one.
     """
     pcm = Pcm(rate)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be no file
+        os.set_blocking(file.fileno(), True)  # or nothing yet would look like the end
     n_bytes = 2 * max(round(rate * PIECE_SECONDS), 1)
     read = getattr(file, "read1", file.read)
     while piece := read(n_bytes):

@@ -37,7 +37,10 @@ def check_waveform(waveform: object) -> Tensor:
     waveform = waveform.float()
     if not (waveform.abs() <= LOUDEST).all():  # nor is NaN
         found = f"{waveform.abs().max().item():.3g}" if torch.isfinite(waveform).all() else "NaN or infinity"
-        raise AudioError(f"expected a waveform of finite samples about -1 to 1, found {found}; repair what recorded it")
+        raise AudioError(
+            f"expected a waveform of finite samples about -1 to 1, found {found}; repair what recorded it, or divide "
+            "integers of 16 bits by 32768"
+        )
     return waveform
 
 

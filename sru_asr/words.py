@@ -32,7 +32,9 @@ class Word(NamedTuple):
     confidence: float = 1.0
 
 
-def words_of(path: Path, tokenizer: Tokenizer, rate: float, seconds: float = math.inf, delay: int = 0) -> list[Word]:
+def words_of(
+    path: Path, tokenizer: Tokenizer, rate: float, seconds: float = math.inf, delay: int = 0, earliest: float = 0.0
+) -> list[Word]:
     """The words of a decoded path. Each lasts until the next one begins, but no longer than words do.
 
     Args:
@@ -41,14 +43,15 @@ def words_of(path: Path, tokenizer: Tokenizer, rate: float, seconds: float = mat
         rate: frames per second.
         seconds: length of the audio, behind which no word goes on.
         delay: frames by which the model has learned to emit late, see `Recognizer.delay`.
+        earliest: end of the last word before them.
     """
     spans = word_spans(path.tokens, tokenizer)
     frames = [max(frame - delay, 0) for frame in path.frames]
     emitted = [(frames[first] / rate, (frames[last] + 1) / rate) for _, first, last in spans]
-    starts, earliest = [], 0.0
+    starts: list[float] = []
     for first, last in emitted:
         starts.append(max(first - LEAD_SECONDS, earliest))
-        earliest = last
+        earliest = max(last, earliest)
     starts.append(max(seconds, earliest))
     return [
         Word(

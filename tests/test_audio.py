@@ -321,6 +321,19 @@ def test_an_mp3_of_constant_rate_needs_no_length(tmp_path):
     assert header(path).seconds == len(waveform) / SAMPLE_RATE
 
 
+@pytest.mark.parametrize("suffix", ["mp3", "ogg", "opus"])
+def test_what_was_appended_to_a_stream_is_a_fault_and_not_left_out(tmp_path, suffix):
+    """Libsndfile decodes the first only; a tag behind it is no audio."""
+    parts = [write(tmp_path / f"{n}.{suffix}", tone(n, 16_000), **FORMATS[suffix]) for n in (1, 2, 30)]
+    for last in (1, 2):
+        chain = tmp_path / f"chain.{suffix}"
+        chain.write_bytes(b"".join(part.read_bytes() for part in (parts[0], parts[last])))
+        refused(chain, "expected one stream of audio; found another one behind it")
+    if suffix == "mp3":
+        chain.write_bytes(parts[0].read_bytes() + b"TAG" + bytes(125))
+        assert torch.equal(read(chain), read(parts[0]))
+
+
 def test_an_mp3_may_count_the_frame_of_its_length(tmp_path):
     path = write(tmp_path / "a.mp3", tone(2, 16_000), bitrate_mode="VARIABLE", compression_level=0.5)
     waveform = read(path)
@@ -343,8 +356,9 @@ def test_what_is_louder_than_any_recording(tmp_path):
     samples = tone(1, 16_000)
     samples[4_000] = LOUDEST
     assert read(write(tmp_path / "a.wav", samples, subtype="FLOAT")).max() == LOUDEST
-    samples[4_000] = -1e29
-    refused(write(tmp_path / "a.wav", samples, subtype="FLOAT"), r"about -1 to 1; found -1e\+29 at 0\.2500 s")
+    for value, found in ((-1e29, r"-1e\+29"), (20_000.0, r"2e\+04")):
+        samples[4_000] = value
+        refused(write(tmp_path / "a.wav", samples, subtype="FLOAT"), rf"about -1 to 1; found {found} at 0\.2500 s")
 
 
 def test_check_finds_what_read_finds(tmp_path):

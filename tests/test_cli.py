@@ -14,6 +14,7 @@ import torch
 
 from sru_asr import __version__, cli, script
 from sru_asr.audio import read
+from sru_asr.commands import serve
 from sru_asr.decode import greedy
 from sru_asr.evaluation import evaluate
 from sru_asr.manifest import read_manifest
@@ -564,6 +565,34 @@ def test_a_script_of_a_recipe_that_is_interrupted_says_so(capsys):
 
 
 # Early ends
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">/dev/full", "No space left on device"),
+        (">&-", "standard output is closed"),
+        ("<&-", "standard input, which is closed"),
+    ],
+)
+def test_where_nothing_can_be_read_or_written_there_is_no_traceback(folder, redirection, message):
+    source = "-" if "<" in redirection else str(folder / "c.wav")
+    command = f"{sys.executable} -m sru_asr.cli stream --model {folder} {source} {redirection}"
+    found = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("origin", ["*", "example.org", "https://a.org/b", "https://[::1"])
+def test_what_is_no_origin_is_refused(capsys, folder, origin):
+    status, _, error = run(capsys, "serve", "--model", ".", "--origin", origin)
+    assert (status, "--origin: expected scheme and host" in error) == (2, True)
+
+
+def test_addresses_of_this_machine():
+    assert all(map(serve._is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
+    assert not any(map(serve._is_loopback, ("0.0.0.0", "192.168.1.2", "example.org", "::")))
 
 
 def test_a_process_that_is_interrupted_keeps_what_it_printed(tmp_path):

@@ -1,19 +1,25 @@
 """What a client may do in a live session, and how long it may take, with an application in this process."""
 
+import asyncio
+import io
+import re
 import time
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+import uvicorn
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from test_engine import MODEL, speech
+from test_engine import MODEL, alone, speech
 
-from sru_asr.serve import conversation, files, guard
+from sru_asr.serve import conversation, files, guard, run
 from sru_asr.serve.app import create_app
 from sru_asr.serve.guard import UPLOADS
 from sru_asr.serve.limits import Limits
+from sru_asr.windows import window_of
 
 
 @pytest.fixture
@@ -49,6 +55,26 @@ def test_who_says_nothing_more_is_not_waited_for(client, monkeypatch, content):
             if content is not None:
                 socket.send_bytes(content)
         assert "found nothing for 0.3 s" in last(socket)["message"]
+
+
+@pytest.mark.parametrize("latency_ms", [320, 2_000])
+@pytest.mark.parametrize("end", ["idle", "limit", "nonsense"])
+def test_what_has_been_said_is_told_before_an_error(client, monkeypatch, latency_ms, end):
+    monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.5)
+    samples = (speech(1.5, 3) * 32_768).clamp(-32_768, 32_767).numpy().astype("<i2").tobytes()
+    with client.websocket_connect("/v1/stream") as socket:
+        socket.send_json({"type": "start", "latency_ms": latency_ms})
+        socket.send_bytes(samples)
+        if end == "limit":
+            socket.send_bytes(bytes(2 * 16_000))
+        elif end == "nonsense":
+            socket.send_json({"type": "enough"})
+        messages = [socket.receive_json()]
+        while messages[-1]["type"] != "error":
+            messages.append(socket.receive_json())
+    heard = alone(torch.from_numpy(np.frombuffer(samples, "<i2") / np.float32(32_768)), *window_of(latency_ms, 25))
+    assert [m["text"] for m in messages if m["type"] == "final"] == [caption.text for caption in heard]
+    assert heard
 
 
 def test_a_session_lasts_only_so_long_by_its_audio(client):
@@ -107,6 +133,71 @@ def test_a_server_that_stops_leaves_off_a_file(tmp_path, monkeypatch):
             answer = client.post(UPLOADS, files={"file": path.read_bytes()})
             assert answer.status_code == 503
             assert "about to stop" in answer.json()["error"]["message"]
+
+
+def test_a_file_that_nobody_waits_for_any_more_is_left_off():
+    recogniser = files.Files(MODEL, Limits())
+    (wav := io.BytesIO()).name = "a.wav"
+    soundfile.write(wav, np.zeros(16_000 * 3_000, np.int16), 16_000)
+    asked = []
+
+    async def has_gone():
+        asked.append(time.monotonic())
+        return len(asked) > 1
+
+    async def ask():
+        with pytest.raises(files.Gone):
+            await recogniser.recognise(wav.getvalue(), has_gone)
+
+    asyncio.run(ask())
+    recogniser._thread.shutdown(wait=True)
+    assert len(asked) == 2
+
+
+def test_who_does_not_read_is_dropped(monkeypatch):
+    """Uvicorn would wait for ever for the end of what it has written to be read."""
+
+    class Transport:
+        def __init__(self, closing, unread):
+            self.is_closing, self.get_write_buffer_size = lambda: closing, lambda: unread
+            self.abort = lambda: dropped.append(self)
+
+    class Connection:
+        def __init__(self, transport):
+            self.transport = transport
+
+    dropped = []
+    server = run.Server(uvicorn.Config(None))
+    stuck, endless, fine, leaving = (Transport(*o) for o in ((True, 9), (False, 1 << 30), (False, 1 << 20), (True, 0)))
+    connections = [Connection(one) for one in (stuck, endless, fine)]
+    now = 100.0
+    monkeypatch.setattr(run.time, "monotonic", lambda: now)
+    server.server_state.connections = {*connections}
+    asyncio.run(server.on_tick(0))
+    assert dropped == [endless]
+    now += run.CLOSE_SECONDS + 1
+    server.server_state.connections = {*connections[::2], Connection(leaving)}
+    asyncio.run(server.on_tick(10))
+    assert dropped == [endless, stuck]
+
+
+def test_errors_are_counted_and_answered_in_one_form(monkeypatch, tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(1, 0).numpy(), 16_000)
+    app = create_app(MODEL)
+    with TestClient(app, raise_server_exceptions=False) as client:
+
+        def counted():
+            found = re.search(r'^sru_asr_errors_total{kind="request"} (\S+)', client.get("/metrics").text, re.MULTILINE)
+            return float(found[1])
+
+        assert client.post(UPLOADS, files={"file": b"no audio"}).status_code == 400
+        assert client.post(UPLOADS, data={"language": "de"}, files={"file": b"x"}).status_code == 400
+        assert client.get("/nowhere").status_code == 404
+        assert counted() == 3
+        monkeypatch.setattr(files, "header", lambda *_: 1 / 0)
+        answer = client.post(UPLOADS, files={"file": (tmp_path / "a.wav").read_bytes()})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+        assert counted() == 4
 
 
 def test_health_says_that_live_recognition_has_failed(monkeypatch):

@@ -142,6 +142,16 @@ def test_live_says_what_offline_recognition_through_the_same_windows_says():
     assert captions[-1].text == expected
 
 
+@pytest.mark.parametrize("options", [{"pause_seconds": 0.08}, {"longest_seconds": 0.4}])
+def test_words_of_one_caption_do_not_overlap_those_of_the_next(options):
+    captions = live(**options)
+    spoken = [A, BLANK, BLANK, BLANK, SPACE, B, BLANK, SPACE, A, BLANK, BLANK, BLANK] * 5
+    finals = [caption for caption in captions.take(saying(spoken)) if caption.final]
+    assert len(finals) > 3
+    words = [word for caption in finals for word in caption.words]
+    assert all(a.end <= b.start <= b.end for a, b in pairwise(words))
+
+
 def test_silence_has_no_captions():
     session = live()
     assert session.push(torch.zeros(0)) == []

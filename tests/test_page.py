@@ -113,6 +113,47 @@ def test_of_two_files_the_last_one_is_shown(page, recording):
     assert lines(page) == [load_model().transcribe(AUDIO / SPOKEN[0]).text]
 
 
+def test_of_speech_and_a_file_handed_in_meanwhile_the_file_is_shown(page):
+    """The microphone's captions go on coming for a while; and nobody is listened to who was only about to be."""
+    page.click("#speak")
+    playwright.expect(page.locator("#text p.partial")).to_have_count(1, timeout=20_000)
+    expected = [load_model().transcribe(AUDIO / SPOKEN[1]).text]
+    for _ in range(2):
+        page.set_input_files("#file", AUDIO / SPOKEN[1])
+        playwright.expect(page.locator("#status")).to_have_text(re.compile(rf"^{SPOKEN[1]}: "), timeout=20_000)
+        page.wait_for_timeout(1_500)
+        assert lines(page) == expected
+        assert page.inner_text("#status").startswith(SPOKEN[1])
+        assert page.inner_text("#speak") == "Speak"
+        page.evaluate(
+            """() => {
+                const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+                navigator.mediaDevices.getUserMedia = async (what) => {
+                    await new Promise((go) => setTimeout(go, 1000));
+                    return (window.stream = await ask(what));
+                };
+            }"""
+        )
+        page.click("#speak")
+    page.set_input_files("#file", AUDIO / SPOKEN[1])
+    page.wait_for_timeout(2_500)
+    assert lines(page) == expected
+    assert page.evaluate("window.stream.getTracks().map((track) => track.readyState)") == ["ended"]
+
+
+def test_a_microphone_is_let_go_where_there_is_no_sound_system(page):
+    page.evaluate(
+        """() => {
+            window.AudioContext = class { constructor() { throw new Error("no hardware"); } };
+            const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (what) => (window.stream = await ask(what));
+        }"""
+    )
+    page.click("#speak")
+    playwright.expect(page.locator("#status.error")).to_have_text("no hardware")
+    assert page.evaluate("window.stream.getTracks().map((track) => track.readyState)") == ["ended"]
+
+
 def test_a_key_is_asked_for_by_who_speaks(recording, tmp_path):
     (tmp_path / "key.txt").write_text("sesame\n")
     server = Running(Path(SHIPPED), "--api-key-file", str(tmp_path / "key.txt"))

@@ -57,13 +57,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     MODEL.save(folder / "model.safetensors")
     soundfile.write(folder / "speech.wav", speech(3, 1).numpy(), 16_000, subtype="FLOAT")
-    (folder / "key.txt").write_text(f"{KEY}\n")
+    (folder / "key.txt").write_text(f"\ufeff{KEY}\n", encoding="utf-8")  # as Windows begins files
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(folder):
-    running = Running(folder, "--streams", "20", "--megabytes", "1", "--origin", "https://example.org")
+    running = Running(folder, "--streams", "20", "--megabytes", "1", "--origin", "https://Example.org/")
     yield running
     assert running.stop() == 0
 
@@ -145,6 +145,12 @@ def test_the_openai_client_gets_what_the_library_says(server, folder):
     # Of a frame, of which there are 25 a second.
     assert verbose.segments[0].avg_logprob == pytest.approx(expected.score / 75, rel=1e-4)
     assert [model.id for model in client.models.list()] == [folder.name]
+    assert client.models.retrieve(folder.name).id == folder.name
+    assert ask("json", language="en-US").text == expected.text
+    for response_format in ("json", "text"):
+        events = list(ask(response_format, stream=True))
+        assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]
+        assert events[0].delta == events[1].text == expected.text
 
 
 def test_what_is_wrong_with_a_request_is_said_as_openai_says_it(server, folder):
@@ -160,6 +166,10 @@ def test_what_is_wrong_with_a_request_is_said_as_openai_says_it(server, folder):
     assert "/" not in error.value.body["message"].split(";")[0]  # nothing of where the server keeps files
     with pytest.raises(openai.BadRequestError, match="knows English"):
         ask(language="de")
+    with pytest.raises(openai.BadRequestError, match="expected a response_format of json or text"):
+        ask(response_format="srt", stream=True)
+    with pytest.raises(openai.NotFoundError, match="found 'other'"):
+        client.models.retrieve("other")
     with pytest.raises(openai.BadRequestError) as error:
         ask(response_format="docx")
     assert error.value.body["param"] == "response_format"
@@ -492,21 +502,45 @@ def test_stopping_finishes_a_file_however_often_it_is_asked(folder, sig):
     assert "Traceback" not in server.error
 
 
-def test_a_second_ctrl_c_waits_for_nothing(folder):
-    server = Running(folder)
-    with server.live() as connection, socket.create_connection(server.host.split(":")) as slow:
+@contextlib.contextmanager
+def half_an_upload(server):
+    """The connection of one that is being read."""
+    with socket.create_connection(server.host.split(":")) as slow:
         headers = f"Host: {server.host}\r\nContent-Length: 9\r\nExpect: 100-continue\r\n"
         headers += "Content-Type: multipart/form-data; boundary=x"
         slow.sendall(f"POST {UPLOADS} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
         slow.settimeout(10)
-        assert b"100 Continue" in slow.recv(1_000)  # it is being read
+        assert b"100 Continue" in slow.recv(1_000)
+        yield slow
+
+
+def test_stopping_does_not_wait_for_the_rest_of_an_upload(folder):
+    server = Running(folder)
+    with half_an_upload(server) as slow:
+        server.process.send_signal(signal.SIGTERM)
+        answer = slow.recv(10_000)
+        assert b" 503 " in answer.splitlines()[0]
+        assert b"about to stop" in answer + slow.recv(10_000)
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in server.process.stderr.read()
+
+
+def test_a_second_ctrl_c_waits_for_nothing(folder):
+    soundfile.write(folder / "longer.flac", np.zeros(3_500 * 8_000, np.int16), 8_000)
+    server = Running(folder)
+    with server.live() as connection, ThreadPoolExecutor(1) as pool, half_an_upload(server):
+        file = {"file": (folder / "longer.flac").read_bytes()}
+        answer = pool.submit(httpx.post, f"{server.url}{UPLOADS}", files=file, timeout=60)
+        while "sru_asr_files 2" not in httpx.get(f"{server.url}/metrics").text and not answer.done():
+            time.sleep(0.01)
         connection.send('{"type": "start"}')
         connection.recv(timeout=10)
         server.process.send_signal(signal.SIGINT)
-        time.sleep(1)
+        time.sleep(0.5)
         assert server.process.poll() is None  # it waits for the file
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(10) == 0
+        assert answer.exception() or answer.result().status_code == 503
     assert "Traceback" not in server.process.stderr.read()
 
 

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_other_rates_are_resampled_as_a_whole_file_would_be(rate: int, tmp_path:
     found = torch.cat(list(from_pcm(Pipe(tone.tobytes(), [777] * 20), rate)))
     assert abs(len(found) - len(expected)) <= 1
     torch.testing.assert_close(found[:15_999], expected[:15_999], rtol=0, atol=2e-3)
+
+
+def test_a_pipe_that_has_nothing_yet_has_not_ended() -> None:
+    """As those of a parent with an event loop are."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb") as file, os.fdopen(writer, "wb", buffering=0) as pipe:
+        later = threading.Timer(0.2, lambda: (pipe.write(b"\1\0" * 9), pipe.close()))
+        later.start()
+        assert sum(len(piece) for piece in from_pcm(file)) == 9
+        later.join()
 
 
 def test_half_a_sample_and_no_rate_are_faults() -> None:

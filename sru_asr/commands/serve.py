@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sru_asr.commands.options import OK, CommandError, add_decoding, add_model, add_vad, command, decoding_of, load
 
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     key = None
     if args.api_key_file is not None:
         try:
-            key = args.api_key_file.read_text(encoding="utf-8").strip()
+            key = args.api_key_file.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"--api-key-file: {args.api_key_file} cannot be read: {error}") from error
         if not key:
@@ -83,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
     model = load(args)
     limits = Limits(
         api_key=key,
-        hosts=LOOPBACK if args.host in LOOPBACK else (),
-        origins=tuple(args.origin),
+        hosts=(*LOOPBACK, args.host) if _is_loopback(args.host) else (),
+        origins=tuple(map(_origin, args.origin)),
         most_streams=args.streams,
         most_bytes=args.megabytes << 20,
         lookahead_share=args.lookahead_share,
@@ -92,7 +95,25 @@ def run(args: argparse.Namespace) -> int:
     name = "alphanum-en" if args.model is None else Path(args.model).resolve().name
     try:
         listening = listen(args.host, args.port)
-    except OSError as error:
-        raise CommandError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
+    except (OSError, TypeError, UnicodeError) as error:  # of a name that no encoding knows
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CommandError(f"cannot listen on {args.host}:{args.port}: {why}") from error
     serve(create_app(model, name, limits, args.vad, args.precision, decoding), listening)
     return OK
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _origin(text: str) -> str:
+    """As browsers name it."""
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.path in {"", "/"} and not parts.query:
+            return f"{parts.scheme}://{parts.netloc.lower()}"
+    except ValueError:  # half an IPv6 address
+        pass
+    raise CommandError(f"--origin: expected scheme and host of pages, as https://example.org, found {text!r}")

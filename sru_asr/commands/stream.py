@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         name = args.device_name
         pieces = from_microphone(int(name) if name and name.isdecimal() else name)
     elif args.audio == "-":
+        if sys.stdin is None:
+            raise CommandError("expected samples on standard input, which is closed")
         pieces = from_pcm(sys.stdin.buffer, args.rate)
     else:
         pieces = from_file(args.audio, args.realtime)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,8 +29,8 @@ from sru_asr import __version__
 from sru_asr.audio import AudioError
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.serve.conversation import Refused, converse, say
-from sru_asr.serve.engine import Busy, Engine, Round, SessionError
-from sru_asr.serve.files import Files, Full
+from sru_asr.serve.engine import INTERNAL, Busy, Engine, Round, SessionError
+from sru_asr.serve.files import Files, Full, Gone
 from sru_asr.serve.guard import UPLOADS, Guard, error_response
 from sru_asr.serve.limits import Limits
 from sru_asr.subtitles import srt, vtt
@@ -97,6 +99,7 @@ def create_app(
     """
     limits = limits or Limits()
     files = Files(model, limits, precision, decoding)
+    about = {"id": name, "object": "model", "created": 0, "owned_by": "sru_asr"}
     metrics = Metrics(lambda: app.state.engine, files)
 
     async def drain() -> None:
@@ -118,10 +121,10 @@ def create_app(
     # No pages of FastAPI's own: they load scripts from elsewhere.
     app = FastAPI(title="sru_asr", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.drain, app.state.stop = drain, files.stop
-    app.add_middleware(Guard, limits=limits, files=files)
+    app.add_middleware(Guard, limits=limits, files=files, count_error=metrics.errors.labels("request").inc)
     if limits.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=limits.origins, allow_methods=["GET", "POST"], allow_headers=["Authorization"]
+            CORSMiddleware, allow_origins=limits.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
 
     @app.exception_handler(RequestValidationError)
@@ -133,6 +136,11 @@ def create_app(
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         return error_response(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        metrics.errors.labels("request").inc()  # this answer does not pass by the guard
+        return error_response(500, INTERNAL)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -147,25 +155,38 @@ def create_app(
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "sru_asr"}]}
+        return {"object": "list", "data": [about]}
+
+    @app.get("/v1/models/{model_name}")
+    async def one_model(model_name: str) -> dict[str, Any]:
+        if model_name != name:
+            raise HTTPException(404, f"expected the model {name!r}, found {model_name!r}")
+        return about
 
     @app.post(UPLOADS)
     async def transcriptions(
+        request: Request,
         file: Annotated[UploadFile, File()],
         response_format: Annotated[Literal["json", "text", "srt", "vtt", "verbose_json"], Form()] = "json",
         language: Annotated[str, Form(max_length=20)] = "en",
+        stream: Annotated[bool, Form()] = False,
     ) -> Response:
         """What is said in a file. Fields of OpenAI's API that mean nothing here are passed over."""
-        if language.lower() not in {"en", "english"}:
+        if re.split("[-_]", language.strip().lower())[0] not in {"en", "eng", "english"}:
             raise HTTPException(400, f"language: this model knows English (en) only, found {language!r}")
+        if stream and response_format not in {"json", "text"}:
+            raise HTTPException(400, f"stream: expected a response_format of json or text, found {response_format!r}")
         try:
-            transcript = await files.recognise(await file.read())
+            transcript = await files.recognise(await file.read(), request.is_disconnected)
         except AudioError as error:
-            metrics.errors.labels("file").inc()
             raise HTTPException(400, f"file: {error}") from error
+        except Gone:
+            return Response(status_code=499)  # as nginx calls it; nobody reads it
         except Full as error:
             raise HTTPException(503, str(error)) from error
         metrics.audio.labels("file").inc(transcript.seconds)
+        if stream:
+            return _events(transcript.text)
         return _formatted(transcript, response_format, model.frames_per_second)
 
     @app.websocket("/v1/stream")
@@ -196,6 +217,16 @@ def create_app(
 
 def _file(path: Path) -> Callable[[Request], FileResponse]:
     return lambda request: FileResponse(path)
+
+
+def _events(text: str) -> Response:
+    """As OpenAI's API has answers that come in pieces: all of it is one."""
+    events = [
+        {"type": "transcript.text.delta", "delta": text},
+        {"type": "transcript.text.done", "text": text},
+    ]
+    lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return Response(f"{lines}data: [DONE]\n\n", media_type="text/event-stream")
 
 
 def _formatted(transcript: Transcript, response_format: str, frames_per_second: float) -> Response:

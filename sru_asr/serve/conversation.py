@@ -62,12 +62,16 @@ async def converse(socket: WebSocket, engine: Engine, name: str, limits: Limits)
         watching = asyncio.create_task(_watch(session))
         try:
             await asyncio.wait({telling, hearing, watching}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (hearing, watching):
-                if task.done():
-                    task.result()
+            fault = next((task.exception() for task in (hearing, watching) if task.done()), None)
+            if isinstance(fault, Refused):
+                session.end()  # what was said before is told
+            elif fault is not None:
+                raise fault
             watching.cancel()
             await telling  # which ends when the session does, be it because the server stops
-            if hearing.done() and (fault := hearing.result()):
+            if fault is None and hearing.done():
+                fault = hearing.result()
+            if fault is not None:
                 raise fault
         finally:
             for task in (telling, hearing, watching):

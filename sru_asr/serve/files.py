@@ -7,9 +7,10 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -28,6 +29,14 @@ MOST_VALUES_PER_SECOND = 2 * 48_000
 STOPS = "the server is about to stop: try again in a moment"
 
 
+# After which one looks again whether a client still waits.
+LOOK_SECONDS = 0.5
+
+
+class Gone(Exception):
+    """Who sent a file does not wait for it any more."""
+
+
 class Full(Exception):
     """There is no room for a file now; the message is for its client."""
 
@@ -43,6 +52,7 @@ class Files:
 
     Attributes:
         taken: places.
+        closing: whether no new files are taken.
     """
 
     def __init__(
@@ -53,7 +63,7 @@ class Files:
         self._precision = precision
         self._decoding = decoding
         self.taken = 0
-        self._closing = self.stopped = False
+        self.closing = self.stopped = False
         self._thread = ThreadPoolExecutor(1, "files")
 
     @contextlib.contextmanager
@@ -63,7 +73,7 @@ class Files:
         Raises:
             Full: there is none.
         """
-        if self._closing:
+        if self.closing:
             raise Full(STOPS)
         if self.taken >= self._limits.most_files:
             raise Full("too many files are waiting: try again later")
@@ -73,33 +83,46 @@ class Files:
         finally:
             self.taken -= 1
 
-    async def recognise(self, content: bytes) -> Transcript:
+    async def recognise(self, content: bytes, has_gone: Callable[[], Awaitable[bool]]) -> Transcript:
         """What is said in a file.
+
+        Args:
+            content: of the file.
+            has_gone: whether nobody waits for it any more.
 
         Raises:
             AudioError: it is none, or longer than may be; the message says nothing of where the server keeps it.
             Full: the server has no time left for it.
+            Gone: nobody waits for it.
         """
+        gone = Event()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._recognise, content)
+            working = asyncio.get_running_loop().run_in_executor(self._thread, self._recognise, content, gone)
+            while not (await asyncio.wait({working}, timeout=LOOK_SECONDS))[0]:
+                if await has_gone():
+                    gone.set()
+                    working.cancel()
+                    raise Gone
+            return working.result()
         except (RuntimeError, asyncio.CancelledError) as error:  # of the executor, which has been shut down
+            gone.set()
             if self.stopped:
                 raise Full(STOPS) from error
             raise
 
     async def drain(self, seconds: float) -> None:
         """Take no new files, and give those that there are some time."""
-        self._closing = True
+        self.closing = True
         until = time.monotonic() + seconds
         while self.taken and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
     def stop(self) -> None:
         """Leave off. What is being recognised ends within its next half minute of audio, a fraction of a second."""
-        self._closing = self.stopped = True
+        self.closing = self.stopped = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _recognise(self, content: bytes) -> Transcript:
+    def _recognise(self, content: bytes, gone: Event) -> Transcript:
         most_seconds = self._limits.most_seconds
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "upload"
@@ -109,14 +132,16 @@ class Files:
                 if seconds > most_seconds:
                     raise AudioError(f"expected audio of at most {most_seconds:g} s, found {seconds:.0f} s")
                 with arithmetic(self._model, self._precision):
-                    pieces = self._while_running(blocks(path, LONGEST_WHOLE_SECONDS))
+                    pieces = self._while_wanted(blocks(path, LONGEST_WHOLE_SECONDS), gone)
                     return recognise(self._model, pieces, "the file", self._decoding)
             except AudioError as error:
                 message = str(error).replace(f"{os.fspath(path)}: ", "").replace(os.fspath(path), "it")
                 raise AudioError(message) from error
 
-    def _while_running(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _while_wanted(self, pieces: Iterator[Tensor], gone: Event) -> Iterator[Tensor]:
         for piece in pieces:
             if self.stopped:
                 raise Full(STOPS)
+            if gone.is_set():
+                raise Gone
             yield piece

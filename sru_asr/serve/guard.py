@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sru_asr.serve.files import Files, Full
+from sru_asr.serve.files import STOPS, Files, Full
 from sru_asr.serve.limits import Limits
 
 UPLOADS = "/v1/audio/transcriptions"
 UPLOAD_SECONDS = 300.0  # for all of a file
+LOOK_SECONDS = 0.25  # after which one looks again whether the server stops
 MULTIPART_BYTES = 1 << 16  # a form's other fields, and what is between them
 HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]*)?")
 
@@ -27,12 +29,14 @@ class Guard:
         app: all else.
         limits: what clients may do.
         files: where uploads take their places.
+        count_error: is called for each request that is answered with an error.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, files: Files) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, files: Files, count_error: Callable[[], None]) -> None:
         self._app = app
         self._limits = limits
         self._files = files
+        self._count_error = count_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -43,6 +47,15 @@ class Guard:
             if self._is_foreign(headers):
                 return await send({"type": "websocket.close", "code": 1008})
             return await self._app(scope, receive, send)
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._count_error()
+            await send(message)
+
+        await self._answer(scope, headers, receive, counted)
+
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope["path"], headers)
         if refusal is not None:
             return await refusal(scope, receive, send)
@@ -50,7 +63,7 @@ class Guard:
             return await self._app(scope, receive, send)
         try:
             with self._files.place():
-                await self._app(scope, _timed(receive), send)
+                await _Upload(self._files, receive, send).answered(self._app, scope)
         except Full as full:
             await error_response(503, str(full))(scope, receive, send)
 
@@ -102,14 +115,44 @@ def allowed(limits: Limits, key: str | None) -> bool:
     )
 
 
-def _timed(receive: Receive) -> Receive:
-    """An upload that takes too long is as one that was broken off."""
-    until = asyncio.get_running_loop().time() + UPLOAD_SECONDS
+class _Upload:
+    """A request whose body may take only so long, and is not waited for once the server is about to stop."""
 
-    async def timed() -> Message:
-        try:
-            return await asyncio.wait_for(receive(), until - asyncio.get_running_loop().time())
-        except asyncio.TimeoutError:  # another one than Python's own before 3.11
-            return {"type": "http.disconnect"}
+    def __init__(self, files: Files, receive: Receive, send: Send) -> None:
+        self._files = files
+        self._receive = receive
+        self._send = send
+        self._until = asyncio.get_running_loop().time() + UPLOAD_SECONDS
+        self._whole = False
+        self._cut = False
 
-    return timed
+    async def answered(self, app: ASGIApp, scope: Scope) -> None:
+        """Let it be answered.
+
+        Raises:
+            Full: the server stops, and has not got all of it.
+        """
+        await app(scope, self.receive, self.send)
+        if self._cut:
+            raise Full(STOPS)
+
+    async def receive(self) -> Message:
+        """As ASGI has it; what takes too long is as what was broken off."""
+        loop = asyncio.get_running_loop()
+        while not self._whole:
+            self._cut = self._files.closing
+            left = self._until - loop.time()
+            if self._cut or left <= 0:
+                return {"type": "http.disconnect"}
+            try:
+                message = await asyncio.wait_for(self._receive(), min(left, LOOK_SECONDS))
+            except asyncio.TimeoutError:  # another one than Python's own before 3.11
+                continue
+            self._whole = not message.get("more_body", False)
+            return message
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        """As ASGI has it."""
+        if not self._cut:
+            await self._send(message)

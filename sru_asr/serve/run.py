@@ -6,6 +6,8 @@ import asyncio
 import signal
 import socket
 import sys
+import time
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,10 +21,33 @@ from sru_asr.serve.conversation import MOST_MESSAGE_BYTES
 
 SWITCH_SECONDS = 0.0005
 CLOSE_SECONDS = 5  # that connections have to end once they are told to
+# What may wait in memory for a client to read it: more than any answer, and pongs come without end.
+MOST_UNREAD_BYTES = 16 << 20
+TICKS = 10  # of uvicorn's, a tenth of a second each, after which connections are looked at
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which closes WebSockets at once when it is told to stop, but for what is still to be computed."""
+    """uvicorn, which closes WebSockets at once when it is told to stop, but for what is still to be computed.
+
+    And which would wait for ever for a client to read the end of what it is told.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending: dict[Any, float] = {}  # connections that are about to close, and since when
+
+    async def on_tick(self, counter: int) -> bool:
+        """Drop connections of clients that do not read; see uvicorn."""
+        if counter % TICKS == 0:
+            now, before, self._ending = time.monotonic(), self._ending, {}
+            for connection in list(self.server_state.connections):
+                transport = connection.transport
+                if transport.is_closing():
+                    self._ending[connection] = before.get(connection, now)
+                late = now - self._ending.get(connection, now) > CLOSE_SECONDS
+                if late or transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+                    transport.abort()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let engine and files finish first; a second Ctrl-C is not waited for."""

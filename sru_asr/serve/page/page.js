@@ -45,13 +45,19 @@ function clear() {
 
 // Live
 
+// Null if something else is to be shown by the time that the microphone may be used.
 async function listen() {
+  const mine = turn;
   if (!navigator.mediaDevices) throw new Error("this page may use the microphone on localhost or by https only");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
-  const context = new AudioContext();
-  const opened = { stream, context, socket: null };
+  const opened = { stream, context: null, socket: null, turn: mine };
   try {
+    const context = (opened.context = new AudioContext());
     await context.audioWorklet.addModule("recorder.js");
+    if (turn !== mine) {
+      end(opened);
+      return null;
+    }
     const address = new URL("v1/stream", location.href);
     address.protocol = address.protocol.replace("http", "ws");
     const socket = (opened.socket = new WebSocket(address));
@@ -59,7 +65,7 @@ async function listen() {
     socket.onopen = () => socket.send(JSON.stringify(start));
     socket.onmessage = ({ data }) => heard(opened, JSON.parse(data));
     socket.onclose = () => {
-      if (!opened.ended) say("the connection was lost", true);
+      if (!opened.ended && turn === opened.turn) say("the connection was lost", true);
       end(opened);
     };
   } catch (error) {
@@ -70,6 +76,8 @@ async function listen() {
 }
 
 function heard(opened, message) {
+  if (message.type === "error" || message.type === "end") opened.ended = true;
+  if (turn !== opened.turn) return; // something else is shown
   const last = $("text").lastElementChild;
   if (last?.classList.contains("partial")) last.remove();
   if (message.type === "ready") {
@@ -81,10 +89,8 @@ function heard(opened, message) {
     opened.context.createMediaStreamSource(opened.stream).connect(recorder);
     say("listening");
   } else if (message.type === "error") {
-    opened.ended = true;
     say(message.message, true);
   } else if (message.type === "end") {
-    opened.ended = true;
     say(`${message.seconds.toFixed(1)} s`);
   } else if (message.words.length) {
     $("text").append(line(message.words, message.type === "partial"));
@@ -100,7 +106,7 @@ function stop(opened) {
 
 function end(opened) {
   for (const track of opened.stream.getTracks()) track.stop();
-  if (opened.context.state !== "closed") opened.context.close();
+  if (opened.context && opened.context.state !== "closed") opened.context.close();
   if (opened.socket?.readyState < WebSocket.CLOSING) opened.socket.close();
   if (session === opened) session = null;
   $("speak").textContent = "Speak";
@@ -115,8 +121,10 @@ $("speak").onclick = async () => {
   $("speak").disabled = true;
   try {
     session = await listen();
-    $("speak").textContent = "Stop";
-    $("speak").setAttribute("aria-pressed", "true");
+    if (session) {
+      $("speak").textContent = "Stop";
+      $("speak").setAttribute("aria-pressed", "true");
+    }
   } catch (error) {
     say(error.message, true);
   }
