@@ -16,20 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from context import add_json, context, write
+from lhotse import CutSet
 
 from sru_asr.decoding import Decoding
 from sru_asr.evaluation import evaluate
 from sru_asr.hotwords import Hotwords
-from sru_asr.manifest import read_manifest
+from sru_asr.manifest import read_manifest, read_texts
 from sru_asr.metrics import pair_words
 from sru_asr.model import Recognizer, load_model
 from sru_asr.scorer import Scorer
+from sru_asr.script import run
 from sru_asr.text import normalize
 
 
 def texts(manifest: Path) -> list[str]:
     """What is said in a manifest, normalised."""
-    return [normalize(cut.supervisions[0].text or "") for cut in read_manifest(manifest)[0]]
+    return list(map(normalize, read_texts(manifest)[0]))
 
 
 def count(pairs: list[tuple[str, str]], listed: set[str]) -> tuple[int, int, int, int]:
@@ -44,10 +46,10 @@ def count(pairs: list[tuple[str, str]], listed: set[str]) -> tuple[int, int, int
     return len(said), sum(a == b for a, b in said), sum(bool(a) for a, _ in others), sum(a != b for a, b in others)
 
 
-def measure(model: Recognizer, manifest: Path, listed: set[str], boost: float, width: int) -> dict[str, Any]:
+def measure(model: Recognizer, cuts: CutSet, listed: set[str], boost: float, width: int) -> dict[str, Any]:
     """One row: a list at one boost; at none the search is the same, without a list."""
     scorer = Scorer(hotwords=Hotwords(dict.fromkeys(listed, boost))) if boost else Scorer()
-    results = evaluate(model, read_manifest(manifest)[0], decoding=Decoding(scorer, width)).results
+    results = evaluate(model, cuts, decoding=Decoding(scorer, width)).results
     counts = [count(pair_words(result.reference, result.hypothesis), listed) for result in results]
     said, found, others, errors = (sum(column) for column in zip(*counts, strict=True))
     return {"words": len(listed), "boost": boost, "said": said, "found": found, "others": others, "errors": errors}
@@ -67,6 +69,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the lists (default: 0)")
     options = parser.parse_args()
     model = load_model(options.model)
+    cuts, faults = read_manifest(options.manifest)
+    if faults:
+        raise ValueError("\n".join(faults))
     trained = Counter(word for path in options.train for text in texts(path) for word in text.split())
     said = Counter(word for text in texts(options.manifest) for word in text.split())
     rare = sorted(word for word in said if trained[word] <= options.most)
@@ -77,7 +82,7 @@ def main() -> None:
     for size in options.sizes:
         listed = set(rare[:size])
         for boost in options.boosts:
-            row = measure(model, options.manifest, listed, boost, options.beam)
+            row = measure(model, cuts, listed, boost, options.beam)
             rows.append({**context(), "manifest": options.manifest.name, "beam": options.beam, **row})
             recall, rate = row["found"] / max(row["said"], 1), row["errors"] / max(row["others"], 1)
             print(
@@ -89,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -30,6 +30,7 @@ from context import add_json, context, write
 from sru_asr.data import load_waveform
 from sru_asr.manifest import read_manifest
 from sru_asr.metrics import total, word_errors
+from sru_asr.script import run
 from sru_asr.uncertainty import interval
 
 PEERS = Path(__file__).with_name("peers")
@@ -108,7 +109,7 @@ def main() -> None:
     normalise = EnglishTextNormalizer()
     cuts, faults = read_manifest(options.manifest)
     if faults:
-        raise SystemExit("\n".join(faults))
+        raise ValueError("\n".join(faults))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files, references, seconds = [], [], 0.0
@@ -134,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
