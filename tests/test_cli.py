@@ -82,6 +82,18 @@ def test_one_file_is_its_text(capsys, said):
     assert said["b.wav"].text
 
 
+def test_who_looks_sees_how_far_a_long_file_is(tmp_path, folder):
+    """On a terminal of its own, which is not where the text goes."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(70 * 16_000, np.int16), 16_000)
+    shown, terminal = pytest.importorskip("pty").openpty()
+    environment = os.environ | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "sru_asr.cli", "transcribe", "--model", str(folder), str(path)]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True, env=environment)
+    assert b"100%" in os.read(shown, 1 << 16)
+    assert b"%" not in found.stdout
+
+
 def test_several_files_are_a_line_each_with_the_name_before_a_tab(capsys, said):
     status, output, error = run(capsys, "transcribe", "--model", CHECKPOINT_NAME, "b.wav", "a.wav", "c.wav")
     assert (status, error) == (0, "")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sru_asr.commands.options import (
     OK,
@@ -18,7 +20,11 @@ from sru_asr.commands.options import (
     command,
     decoding_of,
     load,
+    progress,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add(commands: Any) -> None:
@@ -62,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
     from sru_asr import subtitles
     from sru_asr.audio import AudioError
     from sru_asr.precision import arithmetic
+    from sru_asr.transcribe import recognise
 
     n_failed = 0
     for path in args.audio:
         try:
             with arithmetic(model, args.precision):
-                transcript = model.transcribe(path, decoding)
+                transcript = recognise(model, _pieces(path), path, decoding)
         except AudioError as error:
             n_failed += 1
             print(f"sru-asr: {error}", file=sys.stderr)
@@ -86,3 +93,13 @@ def run(args: argparse.Namespace) -> int:
     if n_failed == len(args.audio):
         return UNUSABLE
     return SOME_FAILED if n_failed else OK
+
+
+def _pieces(path: str) -> Iterable[Tensor]:
+    """Of a file, as `recognise` takes them; where it is long and somebody looks, with how far it is."""
+    from sru_asr.audio import blocks, header
+    from sru_asr.transcribe import LONGEST_WHOLE_SECONDS
+
+    pieces = blocks(path, LONGEST_WHOLE_SECONDS)
+    n_pieces = math.ceil(header(path).seconds / LONGEST_WHOLE_SECONDS) if sys.stderr.isatty() else 1
+    return progress(pieces, n_pieces) if n_pieces > 1 else pieces
