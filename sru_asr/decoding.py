@@ -33,10 +33,7 @@ class Decoding:
         if self.width < 1:
             raise ValueError(f"expected a beam of at least 1 hypothesis, found {self.width}")
         if not 1 <= self.n_best <= self.width:
-            raise ValueError(
-                f"expected to be asked for the best 1 to {self.width} hypotheses, which is what the beam keeps, found "
-                f"{self.n_best}"
-            )
+            raise ValueError(f"expected n-best from 1 to the beam's {self.width} hypotheses, found {self.n_best}")
 
     def decoder(self, pieces: Sequence[str]) -> Decoder:
         """Of one utterance, or of one stream of them.
