@@ -135,7 +135,7 @@ class Files:
                     pieces = self._while_wanted(blocks(path, LONGEST_WHOLE_SECONDS), gone)
                     return recognise(self._model, pieces, "the file", self._decoding)
             except AudioError as error:
-                message = str(error).replace(f"{os.fspath(path)}: ", "").replace(os.fspath(path), "it")
+                message = str(error).replace(f"{os.fspath(path)}: ", "").replace(os.fspath(path), "FILE")
                 raise AudioError(message) from error
 
     def _while_wanted(self, pieces: Iterator[Tensor], gone: Event) -> Iterator[Tensor]:
