@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stderr
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -30,6 +31,7 @@ MOST_DISCOUNT = 0.9
 SPECIAL = {"<s>", "</s>", "<unk>"}
 # Units of an ARPA file that are looked at, to see whether it is of the kind that it is taken for.
 LOOKED_AT = 1000
+LONGEST_LINE = 10_000
 
 
 class LanguageModelError(ValueError):
@@ -69,7 +71,10 @@ class Ngram:
             raise LanguageModelError("language models need kenlm: pip install 'sru-asr[lm]'") from error
         if not path.is_file():
             raise LanguageModelError(f"{path}: expected an ARPA file or a binary of KenLM, found no file")
-        _check_arpa(path, unit)
+        try:
+            _check_arpa(path, unit)
+        except OSError as error:
+            raise LanguageModelError(f"{path}: cannot be read: {error.strerror}") from error
         self.unit = unit
         self._new_state = kenlm.State
         try:
@@ -108,14 +113,14 @@ class Ngram:
 def _check_arpa(path: Path, unit: Literal["word", "character"]) -> None:
     """Refuse an ARPA file of which KenLM would make nothing, or crash; others, such as binaries, are left to it."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        lines = (line.rstrip("\n") for line in file)
+        lines = iter(partial(file.readline, LONGEST_LINE), "")
         if next(lines, "").strip() != "\\data\\":
             return
         for line in lines:
             if line.startswith("ngram "):
                 count = line.partition("=")[2].strip()
                 if not (count.isascii() and count.isdigit() and int(count) <= path.stat().st_size):
-                    raise LanguageModelError(f"{path}: expected a number of n-grams, found {line!r}")
+                    raise LanguageModelError(f"{path}: expected a number of n-grams, found {line.strip()[:80]!r}")
             elif line.strip():
                 break
         # A line is a log, a unit and, perhaps, another log.
@@ -201,7 +206,7 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
                     lines.write(" ".join(units) + "\n")
         if not n_units:
             raise LanguageModelError("expected texts to learn from, found none")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             # Its progress bars are for those who look.
             with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
@@ -213,10 +218,10 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
                 counts.d = [min(discount, MOST_DISCOUNT) for discount in counts.d]
                 counts.cal_f()
                 _interpolate(counts)
-                with partial.open("w", encoding=default_encoding) as file:
+                with unfinished.open("w", encoding=default_encoding) as file:
                     counts.print_as_arpa(fout=file)
-            _add_unknown(partial)
-            partial.replace(path)
+            _add_unknown(unfinished)
+            unfinished.replace(path)
         except (ArithmeticError, ValueError, KeyError, AssertionError) as error:
             raise LanguageModelError(
                 f"{n_units} units are too few for {order}-grams ({error}): take more text"
@@ -225,5 +230,5 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
         except OSError as error:
             raise LanguageModelError(f"{path}: cannot be written: {error.strerror}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     return n_units
