@@ -39,7 +39,7 @@ class Hotwords:
     def __init__(self, boosts: Mapping[str, float]) -> None:
         if len(boosts) > MOST_PHRASES:
             raise HotwordError(f"expected at most {MOST_PHRASES} phrases, found {len(boosts)}")
-        self.boosts = {" ".join(normalize(phrase).split()): boost for phrase, boost in boosts.items()}
+        self.boosts = {normalize(phrase): boost for phrase, boost in boosts.items()}
         self._next: list[dict[str, int]] = [{}]
         self._fail = [0]
         self._whole = [0.0]  # the boosts of the phrases that end in a state

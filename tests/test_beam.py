@@ -203,7 +203,7 @@ def test_times_and_confidences_are_about_those_of_the_likeliest_alignment():
         found = zip(path.frames, path.confidences, frames, confidences, strict=True)
         off += sum(frame != expected or abs(sure - loud) > 0.01 for frame, sure, expected, loud in found)
     assert n_tokens > 400
-    assert off < 0.1 * n_tokens
+    assert off < 0.05 * n_tokens
 
 
 def test_frames_of_tokens_grow():
@@ -248,18 +248,16 @@ def test_a_token_that_was_written_down_while_it_was_said_does_not_come_again(fin
 
 
 def test_hypotheses_that_go_on_are_kept_where_the_best_one_ends_with_what_is_written_down():
-    log_probs = torch.tensor([[0.01, 0.01, 0.97, 0.01], [0.2, 0.5, 0.2, 0.1], [0.01, 0.01, 0.97, 0.01]]).log()
+    log_probs = torch.tensor([[0.01, 0.01, 0.97, 0.01], [0.4, 0.3, 0.2, 0.1], [0.01, 0.01, 0.97, 0.01]]).log()
     beam, whole = (BeamSearch(Scorer(), PIECES) for _ in range(2))
     for decoder in (beam, whole):
         decoder.push(log_probs[:2])
-    # (Two alignments of the one token are worth more here than the one of two.)
-    beam._beam = dict(sorted(beam._beam.items(), key=lambda item: item[0].token != 2))
-    n_tokens = len(beam.path.tokens)
+    assert beam.path.tokens == [2]
     beam.forget(1)
     for decoder in (beam, whole):
         decoder.push(log_probs[2:])
     rest = [found.path.tokens for found in whole.end(99) if found.path.tokens[:1] == [2]]
-    assert n_tokens in {1, 2}
+    assert len(rest) > 1
     assert [found.path.tokens for found in beam.end(99)] == [tokens[1:] for tokens in rest]
 
 
