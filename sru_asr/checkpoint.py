@@ -15,6 +15,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sru_asr.text import Tokenizer
 
+LAST_CHECKPOINT = "last.ckpt"
+
 
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place, and puts it there when the disk has it.

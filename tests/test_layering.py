@@ -28,13 +28,15 @@ LAYERS = [
     *("report",),
     *("checkpoint", "average"),
     *("task",),
+    *("settings", "progress"),
+    *("initial",),
     *("recipe",),
     *("serve",),
     *("commands",),
     *("cli",),
     *("script",),
 ]
-TRAINING = {"checkpoint", "task", "average", "recipe"}  # the modules that may know Lightning
+TRAINING = {"checkpoint", "task", "average", "settings", "progress", "recipe"}  # the modules that may know Lightning
 
 
 def _module(path: Path) -> str:

@@ -17,9 +17,10 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from sru_asr import recipe
 from sru_asr.corpus import Utterance, write_cuts
+from sru_asr.initial import given_model
 from sru_asr.model import ModelConfig, Recognizer, load_model
+from sru_asr.settings import DataConfig, training_parser
 from sru_asr.text import CharTokenizer
 
 pytestmark = pytest.mark.slow
@@ -27,11 +28,11 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import os, signal
 from pathlib import Path
-from sru_asr import recipe, script
+from sru_asr import recipe, script, settings
 from sru_asr.task import SpeechTask
 
 def main():
-    parser = recipe.training_parser(
+    parser = settings.training_parser(
         "tiny", "test", trainer__max_epochs=2, data__max_batch_seconds=4.0, data__workers=0,
         model__hidden_size=16, model__num_layers=2, model__channels=4, augment__padding_seconds=0.0,
     )
@@ -312,19 +313,19 @@ def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: 
     """Whatever a recipe's own defaults are; what was asked for besides used to be recorded and ignored."""
     config = ModelConfig(channels=4, hidden_size=16, num_layers=2)
     Recognizer(config, CharTokenizer()).save(tmp_path / "model.safetensors")
-    parser = recipe.training_parser("tiny", None, model__num_layers=3, data__vocab_size=120)
+    parser = training_parser("tiny", None, model__num_layers=3, data__vocab_size=120)
     options = ["--init-from", str(tmp_path), "--model.hidden_size", "16"]
     args = parser.parse_args(options)
-    assert recipe._given_model(args, parser.get_defaults()).training
+    assert given_model(args, parser.get_defaults()).training
     assert args.model.as_dict() == asdict(config)
     assert args.data.vocab_size == 0
     args = parser.parse_args([*options, "--model.channels", "8", "--data.vocab_size", "50"])
     with pytest.raises(ValueError, match=r"leave out --model.channels 8 \(it has 4\), --data.vocab_size 50 \(it has 0"):
-        recipe._given_model(args, parser.get_defaults())
+        given_model(args, parser.get_defaults())
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("wrong", "message"),
     [
         ({"speeds": ()}, r"speeds must be factors .* found \[\]"),
         ({"speeds": (1.0, 0.0)}, r"speeds must be factors .* found \[1.0, 0.0\]"),
@@ -333,21 +334,21 @@ def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: 
         ({"vocab_size": -1}, "vocab_size must be .* found -1"),
     ],
 )
-def test_data_settings_that_mean_nothing(settings: dict, message: str) -> None:
+def test_data_settings_that_mean_nothing(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        recipe.DataConfig(**settings)
+        DataConfig(**wrong)
 
 
 def test_help_is_for_readers_not_for_sphinx() -> None:
     description = "Trains.\n\nexample: one\nexample: two\n"
-    shown = recipe.training_parser("tiny", description).format_help()
+    shown = training_parser("tiny", description).format_help()
     assert not re.search(":[a-z]+:`|``", shown)
     assert description in shown
 
 
 def test_a_mistake_is_answered_in_a_few_lines(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        recipe.training_parser("tiny", None).parse_args(["--seeds", "3"])
+        training_parser("tiny", None).parse_args(["--seeds", "3"])
     answer = capsys.readouterr().err
     assert "--seeds" in answer
     assert answer.count("\n") < 5

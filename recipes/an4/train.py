@@ -21,7 +21,9 @@ SYNTHETIC_UTTERANCES = 1000  # about as much speech as AN4 has; more would take 
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
-    from sru_asr.recipe import train, training_parser  # here, as it loads the kernels, which `run` may have to report
+    # Here, as they load the kernels, which `run` may have to report.
+    from sru_asr.recipe import train
+    from sru_asr.settings import training_parser
 
     parser = training_parser("an4", __doc__, trainer__max_epochs=50, data__max_batch_seconds=30.0)
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")

@@ -13,7 +13,9 @@ from sru_asr.script import run
 
 def main() -> None:
     """Parses the command line, prepares, trains."""
-    from sru_asr.recipe import train, training_parser  # here, as it loads the kernels, which `run` may have to report
+    # Here, as they load the kernels, which `run` may have to report.
+    from sru_asr.recipe import train
+    from sru_asr.settings import training_parser
 
     parser = training_parser(
         "speechocean762",

@@ -1,0 +1,95 @@
+"""What one sees of a training, and how it ends when it is told to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class EpochLine(Callback):
+    """One line per epoch: what one reads where no progress bar can be shown, and keeps where one can."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.first_epoch = 0
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.start = time.monotonic()
+        self.first_epoch = trainer.current_epoch
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line."""
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        metrics = trainer.callback_metrics
+        elapsed = time.monotonic() - self.start
+        line = f"epoch {epoch}" + (f"/{epochs}" if epochs and epochs > 0 else "")
+        if "train_loss" in metrics:
+            line += f"  train loss {float(metrics['train_loss_epoch']):.3f}"
+        # What is not measured in every epoch is still there from an earlier one.
+        if "val_wer" in metrics and epoch % (trainer.check_val_every_n_epoch or 1) == 0:
+            line += f"  dev loss {float(metrics['val_loss']):.3f}  dev WER {100 * float(metrics['val_wer']):.2f} %"
+        line += f"  {elapsed:.0f} s"
+        if epochs and epochs > epoch:
+            line += f", {elapsed / (epoch - self.first_epoch) * (epochs - epoch):.0f} s to go"
+        print(line, flush=True)
+
+
+class StopsAtOnce(Callback):
+    """Ends each of several processes as soon as it gets a SIGTERM; checkpoints are never half written.
+
+    Lightning would exchange a message with the other processes from within the signal handler. That meets the messages
+    of the training step that it interrupts, and both sides wait for ever.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signal over from Lightning, which sets its handlers before this, and restores them after it."""
+        if trainer.world_size == 1:
+            return
+
+        def stop(signum: int, _: object) -> None:
+            if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+                trainer.strategy.launcher.kill(signum)
+            if trainer.is_global_zero:
+                say_how_it_goes_on(self.last)
+            os._exit(128 + signum)
+
+        signal.signal(signal.SIGTERM, stop)
+
+
+def say_how_it_goes_on(last: Path) -> None:
+    goes_on = f"goes on from {last}" if last.is_file() else "starts again, as no epoch was finished"
+    print(f"stopped; the same command {goes_on}", flush=True)
+
+
+def quieten() -> None:
+    """Silence what Lightning and torch say to everyone and nobody can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*The dataloader.*bottleneck.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*already saved the checkpoint.*",
+        ".*callbacks used to create the checkpoint.*",  # where a run goes on with other --checkpoint-steps
+        ".*your dataloader is not resumable.*",  # ours is: see BatchSampler.skip
+        ".*when logging on epoch level in distributed setting.*",  # WER is reduced already; the loss shown is rank 0's
+        ".*Grad strides do not match bucket view strides.*",  # of the first convolution, which has few weights
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,204 @@
+"""What a training is told: its options, and the record of them that a run's folder keeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from sru_asr.augment import AugmentConfig
+from sru_asr.checkpoint import LAST_CHECKPOINT
+from sru_asr.features import SpecAugment
+from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer
+from sru_asr.task import LossConfig, OptimizerConfig
+from sru_asr.warp import Warp
+
+SETTINGS = "settings.json"
+_TRAINER_ARGUMENTS_OF_OURS = {
+    *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler", "plugins"),
+    *("enable_progress_bar", "enable_model_summary", "model_registry"),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How utterances become batches.
+
+    Attributes:
+        max_batch_seconds: audio in a batch, padding included.
+        max_seconds: longest utterance accepted.
+        min_seconds: shortest.
+        speeds: factors of speed perturbation.
+        workers: processes that load audio; if negative, two for each GPU, and none where the CPU trains: it has all its
+            cores busy, and they wait for each other at every step.
+        vocab_size: of a sentencepiece tokenizer trained on the training transcripts; 0 for characters.
+    """
+
+    max_batch_seconds: float = 60.0
+    max_seconds: float = 40.0
+    min_seconds: float = 0.1
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    workers: int = -1
+    vocab_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_batch_seconds < math.inf:
+            raise ValueError(f"data max_batch_seconds must be above 0, found {self.max_batch_seconds}")
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ValueError(
+                "data min_seconds must be at least 0 and below max_seconds, "
+                f"found {self.min_seconds} and {self.max_seconds}"
+            )
+        if not self.speeds or not all(0.1 <= speed <= 10 for speed in self.speeds):
+            raise ValueError(
+                f"data speeds must be factors from 0.1 to 10, found {list(self.speeds)}; [1.0] leaves audio as it is"
+            )
+        if self.vocab_size < 0:
+            raise ValueError(
+                f"data vocab_size must be a number of tokens, or 0 for characters, found {self.vocab_size}"
+            )
+
+
+class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Examples keep their lines."""
+
+
+def training_parser(name: str, description: str | None, **defaults: Any) -> ArgumentParser:
+    """The options of a recipe's train.py; the recipe adds its own, such as --corpus-dir.
+
+    Args:
+        name: of the recipe; its output goes to `runs/<name>` unless told otherwise.
+        description: for the help text.
+        defaults: what the recipe sets differently, with `__` for dots: `trainer__max_epochs=60`.
+    """
+    parser = ArgumentParser(
+        prog=f"recipes/{name}/train.py",
+        description=description,
+        usage="%(prog)s [options]; --help lists them",  # or each mistake would be answered with all two hundred
+        formatter_class=_Help,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of options; flags behind it override it")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs") / name, help="checkpoints, logs, results")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--init-from", type=Path, help="start from the weights of this model, and keep its tokenizer")
+    parser.add_argument(
+        "--new-tokenizer",
+        action="store_true",
+        help="with --init-from: keep the encoder alone; tokenizer and head are made anew for these transcripts",
+    )
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MANIFEST",
+        help="train on these, too: manifests that another recipe's prepare.py has written",
+    )
+    parser.add_argument("--checkpoint-steps", type=int, default=1000, help="save this often within an epoch, too")
+    parser.add_argument(
+        "--restart", action="store_true", help="discard what --output-dir holds instead of going on from it"
+    )
+    parser.add_class_arguments(ModelConfig, "model")
+    parser.add_class_arguments(OptimizerConfig, "optimizer")
+    parser.add_class_arguments(LossConfig, "loss")
+    parser.add_class_arguments(AugmentConfig, "augment")
+    parser.add_class_arguments(SpecAugment, "masks", instantiate=False)
+    parser.add_class_arguments(Warp, "warp", instantiate=False)
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(
+        pl.Trainer,
+        "trainer",
+        instantiate=False,
+        skip=_TRAINER_ARGUMENTS_OF_OURS,
+    )
+    for action in parser._actions:  # Lightning's docstrings are written for Sphinx
+        if action.dest.startswith("trainer.") and action.help:
+            action.help = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`|`{1,2}(.+?)`{1,2}", r"\1\2", action.help)
+    parser.set_defaults({"trainer.max_epochs": 50, "trainer.gradient_clip_val": 5.0, "trainer.log_every_n_steps": 10})
+    parser.set_defaults({key.replace("__", "."): value for key, value in defaults.items()})
+    return parser
+
+
+def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, given: Recognizer | None) -> dict[str, Any]:
+    """Write down and return the run's settings, or check that they are those of the run that `output` holds.
+
+    Args:
+        args: of `training_parser`, parsed.
+        manifests: by split.
+        output: the run's folder.
+        given: what it starts from.
+
+    Raises:
+        ValueError: the folder holds a run with other settings, or its settings cannot be read.
+    """
+    wanted = json.loads(
+        json.dumps(
+            {
+                "seed": args.seed,
+                "data_sets": {split: [name_of(path) for path in manifests[split]] for split in ("train", "dev")},
+                # With the settings of its own training, which have those of the one before, and so on.
+                "init_from": None
+                if given is None
+                else {"name": _folder(args.init_from), "settings": given.training_data.get("settings")},
+                "new_tokenizer": args.new_tokenizer,
+                "model": args.model.as_dict(),
+                "optimizer": args.optimizer.as_dict(),
+                "loss": args.loss.as_dict(),
+                "augment": args.augment.as_dict(),
+                "masks": args.masks.as_dict(),
+                "warp": args.warp.as_dict(),
+                "data": {k: v for k, v in args.data.as_dict().items() if k != "workers"},
+                "max_epochs": args.trainer.max_epochs,
+                "max_steps": args.trainer.max_steps,
+                "precision": args.trainer.precision,
+                "gradient_clip_val": args.trainer.gradient_clip_val,
+                "limit_train_batches": args.trainer.limit_train_batches,
+            },
+            default=list,
+        )
+    )
+    path, last = output / SETTINGS, output / LAST_CHECKPOINT
+    # No rank trains before all have been here. But torchrun starts them again where one has failed.
+    if args.restart and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        last.unlink(missing_ok=True)
+    if last.is_file() and path.is_file():
+        try:
+            found = dict(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): it says what the run in {LAST_CHECKPOINT} was. Delete it, if you know "
+                "that this command is that run's, or --restart discards the run."
+            ) from error
+        if found != wanted:
+            different = [
+                f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]
+            ]
+            raise ValueError(
+                f"{output} holds a run with other settings ({'; '.join(different)}). "
+                "Give those settings to go on with it, another --output-dir, or --restart to discard it."
+            )
+        return wanted
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(wanted, indent=1))
+    part.replace(path)
+    return wanted
+
+
+def name_of(manifest: Path) -> str:
+    """Folder and file: what a checkpoint may say of a manifest without saying where somebody keeps it."""
+    manifest = manifest.resolve()
+    return f"{manifest.parent.name}/{manifest.name}"
+
+
+def _folder(model: Path) -> str:
+    """The name of a model: that of its folder, if it is given as the file in it, too."""
+    model = model.resolve()
+    return model.parent.name if model.name == CHECKPOINT_NAME else model.name
