@@ -111,6 +111,26 @@ def test_readme_names_the_voices_of_the_split():
         assert ", ".join(f"`{voice}`" for voice in sorted(voices)) in readme
 
 
+MIXED = re.findall("^--utterances .*", (CORPUS / "README.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("options", MIXED)
+def test_what_is_mixed_is_what_the_readme_says_and_of_training_voices_by_default(options):
+    """By default it was of all voices, which `prepare` refuses."""
+    given = maker.parse_arguments(["--output", "made", "--voices-dir", "voices", *options.split()])
+    planned = maker.plan(
+        given.utterances, given.voices, given.seed, given.blend, given.kinds, given.name, given.learners
+    )
+    rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()]
+    listed = {name: (voice, text) for name, voice, _, text in rows}
+    assert [(u.voice, u.text) for u in planned] == [listed[u.name] for u in planned]
+    assert set(maker.HELD_OUT) == recipe.DEV_VOICES | recipe.TEST_VOICES
+
+
+def test_the_readme_says_how_all_that_is_mixed_was_made():
+    assert sum(int(options.split()[1]) for options in MIXED) == 2290 + 1020
+
+
 def test_cut_loads_what_its_file_holds(manifests):
     for path in manifests.values():
         (cut, *_) = lhotse.load_manifest(path)
