@@ -34,6 +34,9 @@ _PLACEHOLDER_BYTES = 0x7FFF0000
 # In NIST SPHERE it passes over the length that is stated, and says nothing.
 _NIST_SAMPLES = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 
+# A file without samples is hardly longer than this.
+_MOST_HEADER_BYTES = 4096
+
 # The frame with a length with which an MP3 begins, and another one that was appended to it.
 _MP3_LENGTH = re.compile(rb"(?:Xing|Info)\0\0\0")
 _REST_BYTES = 1 << 16
@@ -334,6 +337,9 @@ def _several(path: Path) -> AudioError:
 
 
 def _no_samples(path: Path) -> AudioError:
+    if (n_bytes := path.stat().st_size) > _MOST_HEADER_BYTES:
+        found = f"0 samples by the header of {n_bytes} bytes, as if what wrote it had been stopped before its end"
+        return _error(path, "audio", found, f"keep what can be decoded: {_ffmpeg(path)}")
     return _error(path, "audio", "0 samples", "leave the file out, or record it again")
 
 

@@ -198,6 +198,9 @@ def test_what_holds_nothing(tmp_path):
     refused(tmp_path / "empty.wav", "an empty file")
     refused(write(tmp_path / "none.wav", np.empty(0, np.float32)), "found 0 samples")
     refused(write(tmp_path / "none.ogg", np.empty(0, np.float32)), "found 0 samples")
+    stopped = write(tmp_path / "stopped.wav", np.zeros(8000, np.float32))
+    patched(stopped, stopped.read_bytes().index(b"data") + 4, bytes(4))
+    refused(stopped, "found 0 samples by the header of .* bytes, .*; keep what can be decoded: ffmpeg -i")
     refused(write(tmp_path / "one.wav", tone(1 / 48_000, 48_000), 48_000), "at least one sample at 16000 Hz")
 
 
