@@ -16,6 +16,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from sru_asr.text import Tokenizer
 
 LAST_CHECKPOINT = "last.ckpt"
+# Raised with each change of what is learned how: the optimizer's state fits no other.
+OPTIMIZER_VERSION = 2
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -64,6 +66,7 @@ def describe_run(trainer: pl.Trainer, tokenizer: Tokenizer, utterances: dict[str
     """
     pieces = json.dumps(tokenizer.to_dict(), sort_keys=True)
     return {
+        "version of the optimizer": OPTIMIZER_VERSION,
         "batches to a step": trainer.world_size * trainer.accumulate_grad_batches,
         "vocabulary": hashlib.sha256(pieces.encode()).hexdigest()[:16],
         **{f"utterances ({split})": value for split, value in utterances.items()},
@@ -94,8 +97,9 @@ def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int]:
         ) from error
     if different := [f"{key}: {found.get(key)} there, {run[key]} now" for key in run if found.get(key) != run[key]]:
         raise ValueError(
-            f"{path} is of a run on other data, or with other processes ({'; '.join(different)}). Give it those (N "
-            "processes do what one does that accumulates N batches), another --output-dir, or --restart to discard it."
+            f"{path} is of a run on other data, with other processes or of another version ({'; '.join(different)}). "
+            "Give it those (N processes do what one does that accumulates N batches), another --output-dir, or "
+            "--restart to discard it."
         )
     return epoch, batches
 

@@ -11,7 +11,7 @@ from sru_asr.data import make_loader
 from sru_asr.features import FeatureStatistics, frame_count
 from sru_asr.model import ModelConfig, Recognizer, load_model
 from sru_asr.settings import DataConfig
-from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, normalize
+from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, alphabet, normalize
 
 # Utterances from which feature statistics are taken, evenly spaced through the training set.
 STATISTICS_UTTERANCES = 500
@@ -39,10 +39,12 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
 
 def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: Recognizer | None) -> Recognizer:
     """A model with a tokenizer for these transcripts, which has the encoder of `given` where there is one."""
-    tokenizer: Tokenizer = CharTokenizer()
+    texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
+    tokenizer: Tokenizer
     if data.vocab_size:
-        texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
         tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size)
+    else:
+        tokenizer = CharTokenizer(alphabet(texts))
     model = Recognizer(config, tokenizer)
     if given is None:
         _measure_features(model, train_cuts, data.max_batch_seconds)

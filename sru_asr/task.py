@@ -29,7 +29,7 @@ CHUNK_TO_LOOKAHEAD = (0.75, 1.5)
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights are learned: Muon for the SRU's matrices, AdamW for the rest, under one one-cycle schedule.
+    """How weights are learned: Muon for the encoder's matrices, AdamW for the rest, under one one-cycle schedule.
 
     Attributes:
         learning_rate: the highest.
@@ -43,7 +43,7 @@ class OptimizerConfig:
     learning_rate: float = 2e-3
     momentum: float = 0.95
     weight_decay: float = 0.01
-    warmup: float = 0.2
+    warmup: float = 0.05
     beta2: float = 0.98
     average: float = 0.998
 
@@ -214,11 +214,14 @@ class SpeechTask(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if not 0 < steps < math.inf:
             raise ValueError("the learning rate needs an end: expected --trainer.max_epochs or max_steps above 0")
-        gates = [layer.weight for layer in self.model.encoder.sru.layers]
-        others = [p for p in self.parameters() if p.requires_grad and not any(p is gate for gate in gates)]
+        encoder = self.model.encoder
+        gates = [layer.weight for layer in encoder.sru.layers]
+        projection = encoder.subsampling.project.weight
+        others = [p for p in self.parameters() if p.requires_grad and not any(p is m for m in (*gates, projection))]
         optimizer = Muon(
             [
                 {"params": gates, "weight_decay": settings.weight_decay, "block_rows": self.model.config.hidden_size},
+                {"params": [projection], "weight_decay": settings.weight_decay, "block_rows": encoder.width},
                 {"params": [p for p in others if _is_matrix(p)], "weight_decay": settings.weight_decay},
                 {"params": [p for p in others if not _is_matrix(p)], "weight_decay": 0.0},
             ],
@@ -227,11 +230,12 @@ class SpeechTask(pl.LightningModule):
             betas=(0.9, settings.beta2),
             fused=True,
         )
+        steps = max(int(steps), 3)  # torch divides by zero where the rise is exactly one step
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=settings.learning_rate,
-            total_steps=int(steps),
-            pct_start=settings.warmup,
+            total_steps=steps,
+            pct_start=max(settings.warmup, 1.5 / steps),
             cycle_momentum=False,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -48,6 +48,16 @@ def normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text.upper()).split())
 
 
+def alphabet(texts: Iterable[str]) -> tuple[str, ...]:
+    """`DEFAULT_SYMBOLS`, then the other letters of normalised transcripts, with what is written on and between them.
+
+    Digits and signs are left out, for a tokenizer to report: they can be read in more than one way.
+    """
+    others = {symbol for text in texts for symbol in text}.difference(DEFAULT_SYMBOLS)
+    letters = (symbol for symbol in others if unicodedata.category(symbol)[0] in "LM" or symbol in _JOINERS)
+    return (*DEFAULT_SYMBOLS, *sorted(letters))
+
+
 class CharTokenizer:
     """One token per character: the blank is token 0, `symbols` follow in their order from token 1.
 

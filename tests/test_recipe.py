@@ -373,7 +373,7 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) ->
 
 def test_own_recordings_from_a_plain_manifest(corpus: Path, tmp_path: Path) -> None:
     """The recipe for any recordings, and what it says where there are none."""
-    lines = [json.dumps({"audio": str(corpus / f"{i}.wav"), "text": "YES NO"[: 3 + i % 4].strip()}) for i in range(20)]
+    lines = [json.dumps({"audio": str(corpus / f"{i}.wav"), "text": "Yeß NÖ"[: 3 + i % 4].strip()}) for i in range(20)]
     for name, part in (("train", lines[:16]), ("dev", lines[16:])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
     script = Path(__file__).parents[1] / "recipes/own/train.py"
@@ -400,4 +400,6 @@ def test_own_recordings_from_a_plain_manifest(corpus: Path, tmp_path: Path) -> N
     assert "Traceback" not in result.stderr
     result = train(train="train.jsonl", dev="dev.jsonl")
     assert result.returncode == 0, result.stderr
-    assert load_model(tmp_path / "out").training_data["manifests"]["train"]
+    model = load_model(tmp_path / "out")
+    assert model.training_data["manifests"]["train"]
+    assert model.tokenizer.pieces[-2:] == ("Z", "Ö")

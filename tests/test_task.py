@@ -213,3 +213,40 @@ def test_what_is_trained_on_is_warped():
     assert step(task, batch) != as_it_is
     task.warp.eval()
     assert_close(step(task, batch), as_it_is)
+
+
+def optimizer_of(task, steps):
+    task.trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=steps, global_step=0)
+    return task.configure_optimizers()
+
+
+def test_matrices_of_the_encoder_are_muons_and_every_parameter_is_learned_once():
+    task = make_task()
+    groups = optimizer_of(task, 100)["optimizer"].param_groups
+    learned = [parameter for group in groups for parameter in group["params"]]
+    assert {id(p) for p in learned} == {id(p) for p in task.parameters()}
+    assert len(learned) == len(list(task.parameters()))
+    rows = {id(p): group["block_rows"] for group in groups for p in group["params"]}
+    encoder = task.model.encoder
+    assert rows[id(encoder.subsampling.project.weight)] == 32  # whole: both directions see it
+    assert [rows.pop(id(layer.weight)) for layer in encoder.sru.layers] == [16, 16]  # each gate and direction by itself
+    del rows[id(encoder.subsampling.project.weight)]
+    assert not any(rows.values())
+
+
+@pytest.mark.parametrize("warmup", [0.05, 0.2, 0.5])
+def test_the_learning_rate_rises_and_falls_however_few_steps_there_are(warmup):
+    """With a warm-up of exactly one step torch divided by zero."""
+    for steps in range(1, 60):
+        task = make_task()
+        task.optimizer = OptimizerConfig(warmup=warmup)
+        made = optimizer_of(task, steps)
+        rates = []
+        for _ in range(steps):
+            rates.append(made["optimizer"].param_groups[0]["lr"])
+            made["optimizer"].step()
+            made["lr_scheduler"]["scheduler"].step()
+        assert rates[0] == pytest.approx(2e-3 / 25)
+        if steps > 2:
+            assert 1e-3 < max(rates) <= 2e-3
+            assert rates[-1] < 1e-6

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sru_asr.text import BLANK, CharTokenizer, SentencePieceTokenizer, TokenizerError, normalize, tokenizer_from_dict
+from sru_asr.text import (
+    BLANK,
+    DEFAULT_SYMBOLS,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    TokenizerError,
+    alphabet,
+    normalize,
+    tokenizer_from_dict,
+)
 
 CORPUS = [
     "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
@@ -197,3 +206,10 @@ def test_a_damaged_model_is_refused_or_works(data):
     assert isinstance(tokenizer.decode(range(tokenizer.vocab_size)), str)
     if not tokenizer.missing("THE DOG"):
         assert all(0 < id < tokenizer.vocab_size for id in tokenizer.encode("THE DOG"))
+
+
+def test_the_alphabet_has_the_letters_of_the_texts_and_no_digits():
+    texts = ["ÇA VA", "STRASSE 7", "هَل", "می\u200cروم", "£5"]
+    assert alphabet(texts) == (*DEFAULT_SYMBOLS, *sorted({*"Çهَلمیروم", "\u200c"}))
+    assert alphabet([]) == DEFAULT_SYMBOLS
+    assert CharTokenizer(alphabet(texts)).missing(texts[1]) == {"7"}

@@ -34,7 +34,6 @@ def main() -> None:
         loss__consistency=0.2,
         loss__windowed=0.5,  # of the second views
         model__hidden_size=208,
-        optimizer__warmup=0.1,
     )
     add_folders(parser)
 
