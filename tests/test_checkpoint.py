@@ -40,7 +40,7 @@ def test_how_far_a_run_has_come(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save({"position": {"epoch": 3, "batches": 8, "run": RUN}}, path)
     assert read_position(path, RUN) == (3, 8)
-    with pytest.raises(ValueError, match=r"other processes \(batches to a step: 2 there, 4 now\)"):
+    with pytest.raises(ValueError, match=r"another version \(batches to a step: 2 there, 4 now\)"):
         read_position(path, {**RUN, "batches to a step": 4})
 
 
