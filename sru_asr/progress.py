@@ -72,6 +72,7 @@ class StopsAtOnce(Callback):
 
 
 def say_how_it_goes_on(last: Path) -> None:
+    """What the same command will do, for somebody who has stopped it."""
     goes_on = f"goes on from {last}" if last.is_file() else "starts again, as no epoch was finished"
     print(f"stopped; the same command {goes_on}", flush=True)
 

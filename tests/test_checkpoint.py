@@ -1,12 +1,14 @@
 """Checkpoints: whole or not at all, and refused where they do not fit."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sru_asr import checkpoint
-from sru_asr.checkpoint import WholeFiles, read_position, refuse_diverged
+from sru_asr.checkpoint import WholeFiles, describe_run, read_position, refuse_diverged
+from sru_asr.text import CharTokenizer
 
 RUN = {"batches to a step": 2, "vocabulary": "0123"}
 
@@ -42,6 +44,14 @@ def test_how_far_a_run_has_come(tmp_path: Path) -> None:
     assert read_position(path, RUN) == (3, 8)
     with pytest.raises(ValueError, match=r"another version \(batches to a step: 2 there, 4 now\)"):
         read_position(path, {**RUN, "batches to a step": 4})
+
+
+def test_a_checkpoint_of_before_an_optimizer_changed_is_refused(tmp_path: Path) -> None:
+    run = describe_run(SimpleNamespace(world_size=1, accumulate_grad_batches=1), CharTokenizer(), {})
+    before = {key: value for key, value in run.items() if key != "version of the optimizer"}
+    torch.save({"position": {"epoch": 3, "batches": 8, "run": before}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"another version \(version of the optimizer: None there, 2 now\)"):
+        read_position(tmp_path / "last.ckpt", run)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", None])
