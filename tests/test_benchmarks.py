@@ -4,22 +4,29 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+
+from sru_asr.decoding import Decoding
+from sru_asr.metrics import ErrorCounts
+from sru_asr.scorer import Scorer
+from sru_asr.text import CharTokenizer
+from sru_asr.tuning import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmarks_report", ROOT / "benchmarks/report.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / f"benchmarks/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-report = load()
+report = load("report")
 RUN = {
     "date": "2026-11-25T14:23:04+00:00",
     "commit": "abc1234",
@@ -220,3 +227,32 @@ def test_the_chart_has_text_and_is_the_same_every_time(paths: dict[str, Path]) -
 
 def test_the_committed_page_and_chart_show_the_committed_figures() -> None:
     report.main(["--check"])
+
+
+def test_weights_are_counted_on_speakers_that_they_were_not_chosen_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # where its `context` is
+    lm = load("lm")
+    speakers = ["B", "A", "C", "A", "D"]
+    cuts = [SimpleNamespace(id=str(n), supervisions=[SimpleNamespace(speaker=s)]) for n, s in enumerate(speakers)]
+    parts = lm.halves(cuts)
+    assert parts == ([1, 2, 3], [0, 4])  # A and C, B and D
+
+    model = SimpleNamespace(tokenizer=CharTokenizer())
+    heard = [(str(n), torch.zeros(1, model.tokenizer.vocab_size)) for n in range(len(speakers))]
+    chosen_on = []
+
+    def tune(_: Any, some: list[tuple[str, torch.Tensor]], *rest: Any) -> list[Setting]:
+        chosen_on.append([text for text, _ in some])
+        return [Setting(0.3, float(len(some)), ErrorCounts())]
+
+    counted = []
+
+    def count(some: list[tuple[str, torch.Tensor]], decoding: Decoding, _: Any) -> ErrorCounts:
+        counted.append(([text for text, _ in some], decoding.scorer.word_bonus))
+        return ErrorCounts(hits=len(some))
+
+    monkeypatch.setattr(lm, "tune", tune)
+    monkeypatch.setattr(lm, "count", count)
+    assert lm.count_tuned(heard, parts, Scorer(), model) == ErrorCounts(hits=5)
+    assert chosen_on == [["0", "4"], ["1", "2", "3"]]
+    assert counted == [(["1", "2", "3"], 2.0), (["0", "4"], 3.0)]
