@@ -118,9 +118,7 @@ MIXED = re.findall("^--utterances .*", (CORPUS / "README.md").read_text(), re.MU
 def test_what_is_mixed_is_what_the_readme_says_and_of_training_voices_by_default(options):
     """By default it was of all voices, which `prepare` refuses."""
     given = maker.parse_arguments(["--output", "made", "--voices-dir", "voices", *options.split()])
-    planned = maker.plan(
-        given.utterances, given.voices, given.seed, given.blend, given.kinds, given.name, given.learners
-    )
+    planned = maker.plan(given.utterances, given.voices, given.seed, given.kinds, given.name, given.mixing)
     rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()]
     listed = {name: (voice, text) for name, voice, _, text in rows}
     assert [(u.voice, u.text) for u in planned] == [listed[u.name] for u in planned]
@@ -245,7 +243,7 @@ def test_plan_follows_from_its_seed_and_grows_at_its_end():
 
 def test_kinds_of_texts_can_be_chosen():
     voices = ["af_bella", "am_echo"]
-    alone = maker.plan(3000, voices, 3, blended=True, kinds=["alone"], name="alone")
+    alone = maker.plan(3000, voices, 3, mixing="blend", kinds=["alone"], name="alone")
     said = Counter(u.text for u in alone)
     assert said.keys() == {*maker.LETTERS, *maker.UNITS[:10]}
     assert min(said[digit] for digit in maker.UNITS[:10]) > max(said[letter] for letter in maker.LETTERS)  # twice
@@ -280,8 +278,8 @@ def test_variants_are_what_the_other_kinds_never_say():
 
 def test_blends_mix_two_voices_of_one_accent():
     voices = ["af_bella", "am_echo", "af_nova", "bm_fable", "bf_alice"]
-    plan = maker.plan(200, voices, 3, blended=True)
-    assert plan == maker.plan(300, voices, 3, blended=True)[:200]
+    plan = maker.plan(200, voices, 3, mixing="blend")
+    assert plan == maker.plan(300, voices, 3, mixing="blend")[:200]
     assert [u.text for u in plan] == [u.text for u in maker.plan(200, voices, 3)]
     assert len({u.name for u in plan}) == 200
     assert len({u.voice for u in plan}) > 100
@@ -302,8 +300,8 @@ def test_blends_mix_two_voices_of_one_accent():
 
 def test_learners_have_a_foreign_half_and_an_accent():
     voices = ["af_bella", "bm_fable"]
-    plan = maker.plan(300, voices, 3, learners=True, kinds=["digit"], name="single")
-    assert plan == maker.plan(400, voices, 3, learners=True, kinds=["digit"], name="single")[:300]
+    plan = maker.plan(300, voices, 3, mixing="learner", kinds=["digit"], name="single")
+    assert plan == maker.plan(400, voices, 3, mixing="learner", kinds=["digit"], name="single")[:300]
     assert {u.text for u in plan} == set(maker.UNITS[:10])
     foreign = set()
     for number, utterance in enumerate(plan):
@@ -314,6 +312,36 @@ def test_learners_have_a_foreign_half_and_an_accent():
         foreign.add(other)
     assert foreign == set(maker.FOREIGN_VOICES)
     assert not maker.plan(1, voices, 3)[0].foreign
+
+
+def test_mixtures_are_as_far_from_the_average_as_voices_are():
+    voices = ["af_bella", "bm_fable"]
+    plan = maker.plan(200, voices, 3, mixing="mixture")
+    assert plan == maker.plan(300, voices, 3, mixing="mixture")[:200]
+    assert [u.text for u in plan] == [u.text for u in maker.plan(200, voices, 3)]
+    assert not set(maker.CROWD) & set(maker.HELD_OUT)
+    heard = set()
+    for number, utterance in enumerate(plan):
+        shares = maker.parts(utterance.voice)
+        first, *others = shares
+        assert first == voices[number % 2]
+        assert len(others) == 2
+        assert sum(share**2 for share in shares.values()) == pytest.approx(1, abs=0.03)  # in whole percent
+        assert shares[first] >= 0
+        assert not utterance.foreign
+        heard.update(others)
+    assert heard == set(maker.CROWD)
+    assert any(share < -0.5 for u in plan for share in maker.parts(u.voice).values())
+
+    # Voices whose differences from the average are at right angles, and of length 1: so is a mixture's.
+    synthesizer = object.__new__(maker.Synthesizer)
+    apart = np.eye(256, dtype=np.float32)[: len(maker.CROWD)]
+    apart -= apart.mean(0)
+    average = np.linspace(-1, 1, 256, dtype=np.float32)
+    synthesizer.styles = {name: np.tile(average + row, (510, 1)) for name, row in zip(maker.CROWD, apart, strict=True)}
+    for utterance in plan:
+        assert np.linalg.norm(synthesizer.style(utterance.voice, 7) - average) == pytest.approx(1, abs=0.06)
+    assert np.linalg.norm(synthesizer.style("af_bella:50+am_echo:50", 7) - average) == pytest.approx(0.7, abs=0.02)
 
 
 @given(st.randoms(use_true_random=False))

@@ -11,13 +11,14 @@ import argparse
 import importlib
 import importlib.resources
 import json
+import math
 import random
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -43,6 +44,8 @@ FOREIGN_VOICES = words(
     "jf_nezumi jf_tebukuro jm_kumo pf_dora pm_alex pm_santa zf_xiaobei zf_xiaoni zf_xiaoxiao zf_xiaoyi zm_yunjian "
     "zm_yunxi zm_yunxia zm_yunyang"
 )
+# Whose average a mixture goes out from.
+CROWD = (*(voice for voice in VOICES if voice not in HELD_OUT), *FOREIGN_VOICES)
 # What learners of English say for sounds that their language lacks. Left out is what makes another word of one, as S
 # for Z (C) or B for V.
 LEARNT = {
@@ -107,7 +110,7 @@ class Utterance:
 
     Attributes:
         name: Of the audio file.
-        voice: One of `VOICES`, or a blend of two with their shares in percent: `af_bella:63+am_echo:37`.
+        voice: One of `VOICES`, or several with their shares in percent: `af_bella:63+am_echo:37`; see `parts`.
         speed: Relative to the voice's own.
         text: What is said.
     """
@@ -124,8 +127,8 @@ class Utterance:
 
     @property
     def foreign(self) -> bool:
-        """Whether English is foreign to the voice."""
-        return any(name in FOREIGN_VOICES for name in parts(self.voice))
+        """Whether English is foreign to the voice: a learner's, of an English one and a foreign one."""
+        return len(parts(self.voice)) == 2 and any(name in FOREIGN_VOICES for name in parts(self.voice))
 
 
 def number_words(number: int) -> str:
@@ -235,8 +238,20 @@ def blend(voice: str, others: Sequence[str], rng: random.Random) -> str:
     return f"{voice}:{share}+{partner}:{100 - share}"
 
 
+def mixture(voice: str, rng: random.Random) -> str:
+    """Draws a voice that is as far from the average as voices are; blends, which are averages, are nearer to it.
+
+    What is peculiar to `voice` and two others, times numbers whose squares sum to 1: some of it is turned around.
+    """
+    names = [voice, *rng.sample([other for other in CROWD if other != voice], 2)]
+    shares = [rng.gauss(0, 1) for _ in names]
+    shares[0] = abs(shares[0])
+    length = math.hypot(*shares)
+    return "+".join(f"{name}:{round(100 * share / length)}" for name, share in zip(names, shares, strict=True))
+
+
 def parts(voice: str) -> dict[str, float]:
-    """The voices that a voice is made of, with their shares."""
+    """The voices that a voice is made of, with their shares; what is left to 1 is the average of `CROWD`."""
     if "+" not in voice:
         return {voice: 1.0}
     return {name: int(share) / 100 for name, _, share in (part.partition(":") for part in voice.split("+"))}
@@ -246,14 +261,13 @@ def plan(
     n_utterances: int,
     voices: Sequence[str],
     seed: int,
-    blended: bool = False,
     kinds: Sequence[str] = (),
     name: str = "",
-    learners: bool = False,
+    mixing: Literal["", "blend", "learner", "mixture"] = "",
 ) -> list[Utterance]:
     """Decides what is said, by whom and how fast: the voices take turns, the rest is drawn.
 
-    Voices are blended with others of their accent, or, as learners, with those of other languages.
+    Voices are blended with others of their accent, or, as learners, with those of other languages, or see `mixture`.
     Each utterance has a generator of its own, so that those of a shorter plan are the first of a longer one.
     """
     utterances = []
@@ -261,10 +275,12 @@ def plan(
         voice = voices[index % len(voices)]
         rng = random.Random(f"{seed}/{index}")
         speed, text = round(rng.uniform(*SPEEDS), 3), sentence(rng, kinds)
-        stem = f"{name or ('learner' if learners else 'blend' if blended else voice)}-{index:04d}"
-        if learners:
+        stem = f"{name or mixing or voice}-{index:04d}"
+        if mixing == "mixture":
+            voice = mixture(voice, rng)
+        elif mixing == "learner":
             voice = blend(voice, FOREIGN_VOICES, rng)
-        elif blended:
+        elif mixing == "blend":
             voice = blend(voice, [other for other in voices if other[0] == voice[0] and other != voice], rng)
         utterances.append(Utterance(stem, voice, speed, text))
     return utterances
@@ -321,8 +337,13 @@ class Synthesizer:
         return as_learnt(phonemes, random.Random(utterance.name)) if utterance.foreign else phonemes
 
     def style(self, voice: str, n_phonemes: int) -> np.ndarray:
-        """The style vector of a voice, (256,), of which there is one for each length of text; blends are averages."""
-        return sum(share * self.styles[name][n_phonemes - 1] for name, share in parts(voice).items())
+        """The style vector of a voice, (256,), of which there is one for each length of text."""
+        shares = parts(voice)
+        style = sum(share * self.styles[name][n_phonemes - 1] for name, share in shares.items())
+        left = round(1 - sum(shares.values()), 2)
+        if left:
+            style = style + left * np.mean([self.styles[name][n_phonemes - 1] for name in CROWD], 0)
+        return style
 
     def __call__(self, utterance: Utterance) -> np.ndarray:
         """Speaks one utterance.
@@ -421,7 +442,8 @@ def make(output: Path, utterances: Sequence[Utterance], voices_dir: Path) -> Non
     paths = {u.name: audio / f"{u.name}.opus" for u in utterances}
     seconds = {u.name: s for u in utterances if (s := written_seconds(paths[u.name], u)) is not None}
     missing = [u for u in utterances if u.name not in seconds]
-    synthesizer = Synthesizer(voices_dir, sorted({name for u in missing for name in parts(u.voice)}))
+    crowd = CROWD if any(len(parts(u.voice)) > 2 for u in missing) else ()
+    synthesizer = Synthesizer(voices_dir, sorted({*crowd, *(name for u in missing for name in parts(u.voice))}))
     audio.mkdir(parents=True, exist_ok=True)
     try:
         for u in track(missing, f"{len(seconds)} there, {len(missing)} to speak"):
@@ -466,11 +488,26 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
     parser.add_argument("--name", default="", help="what file names begin with (default: the voice, blend or learner)")
     mixed = parser.add_mutually_exclusive_group()
     mixed.add_argument(
-        "--blend", action="store_true", help="give every utterance a voice of its own, mixed of two of one accent"
+        "--mixture",
+        dest="mixing",
+        action="store_const",
+        const="mixture",
+        help="give every utterance a voice of its own, as far from the average as voices are, made of three of any "
+        "language, some turned around",
+    )
+    mixed.add_argument(
+        "--blend",
+        dest="mixing",
+        action="store_const",
+        const="blend",
+        default="",
+        help="give every utterance a voice of its own, mixed of two of one accent",
     )
     mixed.add_argument(
         "--learners",
-        action="store_true",
+        dest="mixing",
+        action="store_const",
+        const="learner",
         help="give every utterance a voice of its own, mixed with one of another language, and the accent of one who "
         "learnt English",
     )
@@ -480,9 +517,10 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
     if parsed.utterances < 1:
         parser.error(f"--utterances must be at least 1, got {parsed.utterances}")
     if parsed.voices is None:
-        mixes = parsed.blend or parsed.learners
-        parsed.voices = [voice for voice in VOICES if not (mixes and voice in HELD_OUT)]
-    if parsed.blend and (single := [v for v in parsed.voices if sum(v[0] == other[0] for other in parsed.voices) < 2]):
+        parsed.voices = [voice for voice in VOICES if not (parsed.mixing and voice in HELD_OUT)]
+    if parsed.mixing == "blend" and (
+        single := [v for v in parsed.voices if sum(v[0] == other[0] for other in parsed.voices) < 2]
+    ):
         parser.error(f"--blend needs two voices of an accent, found only {single[0]}")
     return parsed
 
@@ -495,10 +533,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.utterances,
             options.voices,
             options.seed,
-            options.blend,
             options.kinds,
             options.name,
-            options.learners,
+            options.mixing,
         )
         make(options.output, utterances, options.voices_dir)
     except (ValueError, ImportError, OSError) as error:
