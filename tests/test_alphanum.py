@@ -82,21 +82,21 @@ def test_ctrl_c_while_audio_is_decoded_ends_it_with_a_line(tmp_path):
 
 def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):
     cuts = {split: lhotse.load_manifest(path) for split, path in manifests.items()}
-    assert {split: len(part) for split, part in cuts.items()} == {"train": 3810, "dev": 50, "test": 150}
+    assert {split: len(part) for split, part in cuts.items()} == {"train": 4610, "dev": 50, "test": 150}
 
     rows = [line.split("\t") for line in (CORPUS / "transcripts.tsv").read_text().splitlines()[1:]]
     listed = {(name, voice, text) for name, voice, _, text in rows}
     prepared = [
         (cut.id, said.speaker, said.text) for part in cuts.values() for cut in part for said in cut.supervisions
     ]
-    assert len(prepared) == len(rows) == 4010
+    assert len(prepared) == len(rows) == 4810
     assert set(prepared) == listed
 
     split_of = {
         split: {voice for cut in part for said in cut.supervisions for voice in maker.parts(said.speaker)}
         for split, part in cuts.items()
     }
-    assert sum("+" in voice for _, voice, _ in listed) == 2290 + 1020
+    assert sum("+" in voice for _, voice, _ in listed) == 2290 + 800 + 1020
     voices = (*maker.VOICES, *maker.FOREIGN_VOICES)
     assert Counter(voice for voices in split_of.values() for voice in voices) == dict.fromkeys(voices, 1)
     assert split_of["test"] == recipe.TEST_VOICES
@@ -126,7 +126,7 @@ def test_what_is_mixed_is_what_the_readme_says_and_of_training_voices_by_default
 
 
 def test_the_readme_says_how_all_that_is_mixed_was_made():
-    assert sum(int(options.split()[1]) for options in MIXED) == 2290 + 1020
+    assert sum(int(options.split()[1]) for options in MIXED) == 2290 + 800 + 1020
 
 
 def test_cut_loads_what_its_file_holds(manifests):
