@@ -107,6 +107,9 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
         "; training 4 gave the mean of its weights and those that it began with and those of another start from there "
         "(4, 3 epochs) (`average.py`)"
     )
+    assert trainings(fourth | {"averaged": [[], [], other]}).endswith(
+        "those that it began with (2 times) and those of another start from there (4, 3 epochs) (`average.py`)"
+    )
     for unknown in ("runs/a", {"name": "a", "settings": None}):
         with pytest.raises(ValueError, match="does not say how it was trained"):
             trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})

@@ -10,6 +10,7 @@ import json
 import shlex
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 from string import Template
@@ -130,12 +131,13 @@ def trainings(settings: dict[str, Any]) -> str:
 
 def _averaged(others: Any) -> str:
     """What a training's weights were averaged with; before there could be several it was what it had begun with."""
-    return " and ".join(
+    parts = Counter(
         f"those of another start from there ({', '.join(str(one['max_epochs']) for one in since)} epochs)"
         if since
         else "those that it began with"
         for since in ([[]] if others is True else others)
     )
+    return " and ".join(part if times == 1 else f"{part} ({times} times)" for part, times in parts.items())
 
 
 def check_settings(models: list[Path]) -> None:
