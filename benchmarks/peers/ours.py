@@ -14,7 +14,7 @@ args = _parser().parse_args(["transcribe", *sys.argv[1:], "-"])
 decoding, model = decoding_of(args), load(args)
 path = Path(args.model or SHIPPED)
 path = path / CHECKPOINT_NAME if path.is_dir() else path
-trained_on = "AN4, Free Spoken Digit Dataset, data/alphanum: 2.6 h"
+trained_on = "AN4, Free Spoken Digit Dataset, data/alphanum: 3.3 h"
 if args.model is not None:
     settings = path.parent / "settings.json"  # what the training wrote beside the model
     sets = json.loads(settings.read_text())["data_sets"]["train"] if settings.exists() else []
