@@ -485,7 +485,9 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
         help=f"of texts, of {', '.join(ALL_KINDS)}, in shares of {', '.join(str(n) for n in KINDS.values())}, then "
         "1 each (default: all but the last three)",
     )
-    parser.add_argument("--name", default="", help="what file names begin with (default: the voice, blend or learner)")
+    parser.add_argument(
+        "--name", default="", help="what file names begin with (default: the voice, blend, learner or mixture)"
+    )
     mixed = parser.add_mutually_exclusive_group()
     mixed.add_argument(
         "--mixture",
