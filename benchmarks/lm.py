@@ -27,12 +27,12 @@ from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.lexicon import Lexicon
 from sru_asr.lm import Ngram, train_ngram
 from sru_asr.manifest import read_manifest, read_texts
-from sru_asr.metrics import ErrorCounts, total, word_errors
+from sru_asr.metrics import ErrorCounts, total
 from sru_asr.model import Recognizer, load_model
 from sru_asr.scorer import Scorer
 from sru_asr.script import run
 from sru_asr.text import normalize
-from sru_asr.tuning import hear, tune
+from sru_asr.tuning import count_errors, hear, tune
 
 Heard = list[tuple[str, Tensor]]  # texts with log-probabilities, as `hear` has them
 
@@ -50,23 +50,13 @@ def halves(cuts: CutSet) -> tuple[list[int], list[int]]:
     return [n for n in numbers if speakers[n] in first], [n for n in numbers if speakers[n] not in first]
 
 
-def count(heard: Heard, decoding: Decoding, model: Recognizer) -> ErrorCounts:
-    """Word errors."""
-    counts = ErrorCounts()
-    for text, log_probs in heard:
-        decoder = decoding.decoder(model.tokenizer.pieces)
-        decoder.push(log_probs)
-        counts += word_errors(text, normalize(model.tokenizer.decode(decoder.end()[0].path.tokens)))
-    return counts
-
-
 def count_tuned(heard: Heard, parts: tuple[list[int], list[int]], scorer: Scorer, model: Recognizer) -> ErrorCounts:
     """Word errors with weight and bonus of the other half of the speakers."""
     counts = []
     for mine, others in (parts, parts[::-1]):
         best = tune(model, [heard[n] for n in others], scorer, 16, silently)[0]
         tuned = Scorer(scorer.lm, best.lm_weight, best.word_bonus, scorer.lexicon)
-        counts.append(count([heard[n] for n in mine], Decoding(tuned, 16), model))
+        counts.append(count_errors(model, [heard[n] for n in mine], Decoding(tuned, 16)))
     return total(counts)
 
 
@@ -101,7 +91,7 @@ def main() -> None:
     parts = halves(cuts)
     lexicon = Lexicon(texts)
     ways = {"greedy": GREEDY, "beam of 16": Decoding(width=16), "lexicon": Decoding(Scorer(lexicon=lexicon), 16)}
-    found = {name: count(heard, way, model) for name, way in ways.items()}
+    found = {name: count_errors(model, heard, way) for name, way in ways.items()}
     with tempfile.TemporaryDirectory() as folder:
         for order in options.orders:
             arpa = Path(folder) / f"{order}.arpa"
@@ -109,7 +99,7 @@ def main() -> None:
             for name, allowed in ((f"{order}-gram", None), (f"lexicon and {order}-gram", lexicon)):
                 scorer = Scorer(Ngram(arpa), lexicon=allowed)
                 ways[name] = Decoding(scorer, 16)
-                found[name] = count(heard, ways[name], model)
+                found[name] = count_errors(model, heard, ways[name])
                 found[f"{name}, tuned on the others"] = count_tuned(heard, parts, scorer, model)
     waveforms = [load_waveform(cut) for cut in cuts]
     searches = {

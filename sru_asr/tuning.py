@@ -11,8 +11,8 @@ from lhotse import CutSet
 from torch import Tensor
 
 from sru_asr.audio import SAMPLE_RATE, AudioError
-from sru_asr.beam import BeamSearch
 from sru_asr.data import load_waveform
+from sru_asr.decoding import Decoding
 from sru_asr.features import WINDOW_SAMPLES
 from sru_asr.metrics import ErrorCounts, word_errors
 from sru_asr.scorer import Scorer
@@ -76,6 +76,22 @@ def _log_probs(model: Recognizer, waveform: Tensor) -> Tensor:
     return model(waveform[None].to(model.device), torch.tensor([len(waveform)], device=model.device))[0][0]
 
 
+def count_errors(model: Recognizer, heard: Sequence[tuple[str, Tensor]], decoding: Decoding) -> ErrorCounts:
+    """Word errors of a way of decoding.
+
+    Args:
+        model: whose tokens they are.
+        heard: of `hear`.
+        decoding: greedy, or by a search.
+    """
+    counts = ErrorCounts()
+    for text, log_probs in heard:
+        decoder = decoding.decoder(model.tokenizer.pieces)
+        decoder.push(log_probs)
+        counts += word_errors(text, normalize(model.tokenizer.decode(decoder.end()[0].path.tokens)))
+    return counts
+
+
 def tune(
     model: Recognizer,
     heard: Sequence[tuple[str, Tensor]],
@@ -100,10 +116,5 @@ def tune(
     for number in progress(range(len(pairs)), len(pairs)):
         weight, bonus = pairs[number]
         varied = Scorer(scorer.lm, weight, bonus, scorer.lexicon, scorer.hotwords)
-        counts = ErrorCounts()
-        for text, log_probs in heard:
-            search = BeamSearch(varied, model.tokenizer.pieces, width)
-            search.push(log_probs)
-            counts += word_errors(text, normalize(model.tokenizer.decode(search.end()[0].path.tokens)))
-        found.append(Setting(weight, bonus, counts))
+        found.append(Setting(weight, bonus, count_errors(model, heard, Decoding(varied, width))))
     return sorted(found, key=lambda setting: (setting.words.errors, setting.lm_weight, setting.word_bonus))

@@ -247,12 +247,12 @@ def test_weights_are_counted_on_speakers_that_they_were_not_chosen_on(monkeypatc
 
     counted = []
 
-    def count(some: list[tuple[str, torch.Tensor]], decoding: Decoding, _: Any) -> ErrorCounts:
+    def count(_: Any, some: list[tuple[str, torch.Tensor]], decoding: Decoding) -> ErrorCounts:
         counted.append(([text for text, _ in some], decoding.scorer.word_bonus))
         return ErrorCounts(hits=len(some))
 
     monkeypatch.setattr(lm, "tune", tune)
-    monkeypatch.setattr(lm, "count", count)
+    monkeypatch.setattr(lm, "count_errors", count)
     assert lm.count_tuned(heard, parts, Scorer(), model) == ErrorCounts(hits=5)
     assert chosen_on == [["0", "4"], ["1", "2", "3"]]
     assert counted == [(["1", "2", "3"], 2.0), (["0", "4"], 3.0)]
