@@ -29,8 +29,9 @@ from sru_asr.initial import given_model, new_model
 from sru_asr.manifest import digest, load_manifest, too_fast, validate
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
-from sru_asr.progress import EpochLine, StopsAtOnce, quieten, say_how_it_goes_on
+from sru_asr.progress import EpochLine, quieten
 from sru_asr.settings import DataConfig, name_of, settle
+from sru_asr.stop import StopsAtOnce, say_how_it_goes_on
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.warp import Warp
 

@@ -28,7 +28,7 @@ LAYERS = [
     *("report",),
     *("checkpoint", "average"),
     *("task",),
-    *("settings", "progress"),
+    *("settings", "progress", "stop"),
     *("initial",),
     *("recipe",),
     *("serve",),
@@ -36,7 +36,8 @@ LAYERS = [
     *("cli",),
     *("script",),
 ]
-TRAINING = {"checkpoint", "task", "average", "settings", "progress", "recipe"}  # the modules that may know Lightning
+# The modules that may know Lightning.
+TRAINING = {"checkpoint", "task", "average", "settings", "progress", "stop", "recipe"}
 
 
 def _module(path: Path) -> str:
