@@ -14,7 +14,7 @@ PAST_SAMPLES = WINDOW_SAMPLES - HOP_SAMPLES  # that a frame sees before its own
 N_FFT = 512
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
 LOWEST_HERTZ, HIGHEST_HERTZ = 20.0, 7600.0  # where the first mel band begins and the last one ends
-LOG_FLOOR = 1e-6  # mel power below which silence is silence, about the rounding noise of 16-bit audio
+LOG_FLOOR = 1e-9  # mel power below which silence is silence: about the rounding noise of 16-bit audio, 4e-10
 
 
 def frame_count(samples: Tensor) -> Tensor:
@@ -30,14 +30,16 @@ class LogMel(nn.Module):
 
     Args:
         n_mels: mel bands between 20 Hz and 7600 Hz.
+        floor: mel power below which nothing is told apart.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, n_mels: int = 80) -> None:
+    def __init__(self, n_mels: int = 80, floor: float = LOG_FLOOR) -> None:
         super().__init__()
         self.n_mels = n_mels
+        self.floor = floor
         with torch.device("cpu"):  # its filters are computed from values, which a model of shapes only has not
             self.spectrum = torchaudio.transforms.Spectrogram(
                 n_fft=N_FFT, win_length=WINDOW_SAMPLES, hop_length=HOP_SAMPLES, center=False, power=None
@@ -71,7 +73,7 @@ class LogMel(nn.Module):
             # Not abs(), which takes a root that the square undoes, nor sum(), slow over two numbers: either costs more
             # than the transform.
             real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-            return self.mel(real * real + imaginary * imaginary).clamp(min=LOG_FLOOR).log().transpose(1, 2)
+            return self.mel(real * real + imaginary * imaginary).clamp(min=self.floor).log().transpose(1, 2)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features.

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from sru_asr.ctc import CTCHead
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.encoder import FACTORS, Encoder
-from sru_asr.features import FRAMES_PER_SECOND, LogMel
+from sru_asr.features import FRAMES_PER_SECOND, LOG_FLOOR, LogMel
 from sru_asr.text import Tokenizer, tokenizer_from_dict
 from sru_asr.transcribe import Audio, Transcript, transcribe
 
 CHECKPOINT_NAME = "model.safetensors"
-FORMAT = 2  # 1 had features whose windows began with their hop, and no choice of subsampling
+FORMAT = 3
+# 1 had features whose windows began with their hop, and no choice of subsampling. 2 had this floor, and did not say so.
+FLOOR_OF_FORMAT_2 = 1e-6
 MOST_DELAY = 100  # frames
 SHIPPED = Path(__file__).parent / "models" / "alphanum-en"
 # The mel filters and the window are recomputed, not stored.
@@ -44,6 +46,7 @@ class ModelConfig:
         num_layers: SRU layers.
         dropout: dropped units between layers (variational) and before the head.
         subsampling: features of 10 ms to a frame of the encoder, 4 or 2.
+        floor: power of a mel band below which nothing is told apart, see :mod:`sru_asr.features`.
     """
 
     n_mels: int = 80
@@ -52,6 +55,7 @@ class ModelConfig:
     num_layers: int = 6
     dropout: float = 0.1
     subsampling: int = 4
+    floor: float = LOG_FLOOR
 
     def __post_init__(self) -> None:
         limits = {"n_mels": (4, 512), "channels": (1, 4096), "hidden_size": (1, 16384), "num_layers": (1, 256)}
@@ -63,6 +67,8 @@ class ModelConfig:
             raise ValueError(f"model dropout must be a number from 0.0 to 0.99, found {self.dropout!r}")
         if type(self.subsampling) is not int or self.subsampling not in FACTORS:
             raise ValueError(f"model subsampling must be {' or '.join(map(str, FACTORS))}, found {self.subsampling!r}")
+        if type(self.floor) is not float or not 1e-30 <= self.floor <= 1:
+            raise ValueError(f"model floor must be a power from 1e-30 to 1.0, found {self.floor!r}")
 
 
 class Recognizer(nn.Module):
@@ -84,7 +90,7 @@ class Recognizer(nn.Module):
         self.tokenizer = tokenizer
         self.delay = 0
         self.training_data: dict[str, Any] = {}
-        self.features = LogMel(config.n_mels)
+        self.features = LogMel(config.n_mels, config.floor)
         self.encoder = Encoder(
             config.n_mels,
             config.channels,
@@ -247,13 +253,15 @@ def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, int, d
     description = json.loads(metadata["sru_asr"])
     if not isinstance(description, dict):
         raise ValueError("its description is not a JSON object")
-    if type(description["format"]) is not int or description["format"] != FORMAT:
+    if type(description["format"]) is not int or description["format"] not in {2, FORMAT}:
         raise ValueError(
-            f"it has format {description['format']!r}, this version reads {FORMAT}: a higher one needs a newer version "
-            "of sru-asr, a lower one an older version, or a new training"
+            f"it has format {description['format']!r}, this version reads 2 and {FORMAT}: a higher one needs a newer "
+            "version of sru-asr, a lower one an older version, or a new training"
         )
     known = {field.name for field in fields(ModelConfig)}
     config = description["config"]
+    if isinstance(config, dict) and description["format"] == 2:
+        config = {"floor": FLOOR_OF_FORMAT_2, **config}
     if not isinstance(config, dict) or set(config) != known:
         raise ValueError(f"its architecture should have the entries {', '.join(sorted(known))}")
     delay = description.get("delay", 0)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from sru_asr.features import LOG_FLOOR
 from sru_asr.model import CHECKPOINT_NAME, CheckpointError, ModelConfig, Recognizer, load_model
 from sru_asr.text import CharTokenizer, SentencePieceTokenizer
 
@@ -226,8 +227,8 @@ def test_someone_elses_safetensors(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"format": 1}, "has format 1, this version reads 2: .* a lower one an older version"),
-        ({"format": 3}, "has format 3, this version reads 2: a higher one needs a newer version"),
+        ({"format": 1}, "has format 1, this version reads 2 and 3: a higher one .* a lower one an older version"),
+        ({"format": 4}, "has format 4, this version reads 2 and 3: a higher one needs a newer version"),
         ({"format": True}, "has format True"),
         ({"format": "1"}, "has format '1'"),
         ({"format": None}, "has format None"),
@@ -269,6 +270,20 @@ def test_someone_elses_safetensors(tmp_path):
 def test_a_description_that_is_wrong(tmp_path, checkpoint, entries, message):
     _, description, _ = parts_of(checkpoint)
     refused(tmp_path / "a.safetensors", described(checkpoint, description | entries), message)
+
+
+def test_a_checkpoint_from_before_the_floor_was_in_it_keeps_its_features(tmp_path, checkpoint):
+    _, description, _ = parts_of(checkpoint)
+    assert description["config"].pop("floor") == LOG_FLOOR
+    (tmp_path / "a.safetensors").write_bytes(described(checkpoint, description | {"format": 2}))
+    model = load_model(tmp_path / "a.safetensors")
+    assert model.config.floor == 1e-6
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model.features.log_mel(torch.zeros(1, 400)), torch.full((1, 2, CONFIG.n_mels), 1e-6).log()
+        )
+    model.save(tmp_path / "b.safetensors")
+    assert load_model(tmp_path / "b.safetensors").config == model.config
 
 
 @pytest.mark.parametrize("name", ["format", "config", "tokenizer"])
@@ -364,6 +379,9 @@ def test_numbers_a_packed_dtype_would_hide(tmp_path, checkpoint):
         ({"num_layers": 1.0}, "num_layers must be"),
         ({"dropout": -0.1}, "dropout must be a number from 0.0 to 0.99"),
         ({"dropout": "0.1"}, "dropout must be a number"),
+        ({"floor": 0.0}, "floor must be a power from 1e-30 to 1.0, found 0.0"),
+        ({"floor": float("nan")}, "floor must be"),
+        ({"floor": 1}, "floor must be"),
     ],
 )
 def test_an_architecture_that_makes_no_sense_is_refused(values, message):
