@@ -15,6 +15,8 @@ N_FFT = 512
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
 LOWEST_HERTZ, HIGHEST_HERTZ = 20.0, 7600.0  # where the first mel band begins and the last one ends
 LOG_FLOOR = 1e-9  # mel power below which silence is silence: about the rounding noise of 16-bit audio, 4e-10
+# Nepers of power. Where recordings of 8 kHz have nothing, they do not tell how much others, or noise, deviate.
+LEAST_DEVIATION = 1.0
 
 
 def frame_count(samples: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ class FeatureStatistics:
                 "expected features to take statistics from, found no frames: are all utterances too short?"
             )
         mean = self.total / self.count
-        deviation = (self.squares / self.count - mean.square()).clamp(min=1e-4).sqrt()
+        deviation = (self.squares / self.count - mean.square()).clamp(min=LEAST_DEVIATION**2).sqrt()
         features.mean.copy_(mean)
         features.scale.copy_(1 / deviation)
 

@@ -92,7 +92,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         model = new_model(config, data, train_cuts, model)
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
-    train_cuts = _learnable(train_cuts, model, max(data.speeds) * warp.tempo)
+    train_cuts = _learnable(train_cuts, model)
     last = output / LAST_CHECKPOINT
     teacher = load_model(args.init_from) if loss.delay else None
     model.delay += loss.delay
@@ -187,10 +187,9 @@ def _on_gpu(args: Namespace) -> bool:
     return torch.cuda.is_available() and args.trainer.accelerator in {"auto", "gpu", "cuda"}
 
 
-def _learnable(cuts: CutSet, model: Recognizer, fastest: float) -> CutSet:
-    """Leave out what CTC cannot align; say so."""
-    rate = model.frames_per_second / fastest
-    left_out = {cut.id for cut in cuts if too_fast(cut, model.tokenizer, rate)}
+def _learnable(cuts: CutSet, model: Recognizer) -> CutSet:
+    """Leave out what CTC cannot align as it was recorded; say so. Where it is made faster, its loss may be none."""
+    left_out = {cut.id for cut in cuts if too_fast(cut, model.tokenizer, model.frames_per_second)}
     if len(left_out) == len(cuts):
         raise ValueError("every training utterance has more tokens than the encoder has frames: are the texts right?")
     if left_out:

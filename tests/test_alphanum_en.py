@@ -130,7 +130,7 @@ def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
 
     def average(*names: str) -> Recognizer:
         for name, model in models.items():
-            model.training_data = {"settings": runs[name]}
+            model.training_data = {"settings": runs[name], "recipe": name, "dev": {"utterances": 3}}
             model.save(tmp_path / f"{name}.safetensors")
         paths = [str(tmp_path / f"{name}.safetensors") for name in names]
         monkeypatch.setattr("sys.argv", ["average.py", *paths, "--output-dir", str(tmp_path)])
@@ -140,7 +140,7 @@ def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
     expected = {"ab": [[]], "bd": [[{"max_epochs": 5}]], "dab": [[{"max_epochs": 4}, {"max_epochs": 3}], []]}
     for names, others in expected.items():
         mean = average(*names)
-        assert mean.training_data["settings"] == runs[names[-1]] | {"averaged": others}
+        assert mean.training_data == {"settings": runs[names[-1]] | {"averaged": others}, "recipe": tmp_path.name}
         for found, *parts in zip(mean.parameters(), *(models[name].parameters() for name in names), strict=True):
             torch.testing.assert_close(found, sum(parts) / len(parts))
     models["b"].delay = 3

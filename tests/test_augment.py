@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sru_asr.augment import BAND_HERTZ, AugmentConfig, Augmented
 
 NONE = AugmentConfig.none()
+CLIP = replace(NONE, clip=1.0, clip_words=("SIX",))
 
 
 def signal(samples=16_000, seed=0):
@@ -102,6 +103,27 @@ def test_a_click_does_not_pass_for_the_word():
     assert torch.equal(changed(waveform, trim=1), waveform)
 
 
+def test_a_word_that_is_short_between_long_silences_is_trimmed_all_the_same():
+    """Where more than half would have gone nothing went, so that most words said alone were never trimmed."""
+    silence, word = 1e-4 * signal(16_000, 1), signal(3_200)
+    assert torch.equal(changed(torch.cat([silence, word, silence]), trim=1), word)
+    assert torch.equal(changed(torch.cat([silence, word[:800], silence]), trim=1)[16_000:16_800], word[:800])
+
+
+def test_a_level_is_that_of_what_is_said():
+    """Long silences around a word made it louder than others; so the level still told what sort of recording it was."""
+    silence, word = 1e-4 * signal(16_000, 1), signal(3_200)
+    found = changed(torch.cat([silence, word, silence]), level=1.0, level_db=(-30.0, -30.0))
+    assert decibels(power(found[16_000:19_200])) == pytest.approx(-30, abs=0.1)
+
+
+def test_a_room_goes_on_behind_what_is_said():
+    """It used to end with it, before the silence that is added."""
+    for key in map(str, range(10)):
+        dry, wet = (changed(signal(), key, reverb=reverb, padding_seconds=2.0) for reverb in (0.0, 1.0))
+        assert int(wet.nonzero().max()) > int(dry.nonzero().max()) + 400
+
+
 def word_like_six(seconds_of_vowel=0.12):
     """A low tone between two louder hisses."""
     time = torch.arange(int(seconds_of_vowel * 16_000)) / 16_000
@@ -117,32 +139,32 @@ def test_of_one_word_clipping_leaves_the_vowel_however_loud_its_hisses_are(key):
     hiss, vowel = word_like_six()
     assert power(hiss) > power(vowel)
     word = torch.cat([hiss, vowel, hiss])
-    found = Augmented(replace(NONE, clip=1.0), key)(word, "SIX")
+    found = Augmented(CLIP, key)(word, "SIX")
     assert abs(len(found) - len(vowel)) <= 3 * 160
     start = next(i for i in range(0, len(word), 160) if torch.equal(word[i : i + len(found)], found))
     assert abs(start - len(hiss)) <= 2 * 160
     for text in ("", "SIX SIX"):
-        assert torch.equal(Augmented(replace(NONE, clip=1.0), key)(word, text), word)
-    for clip_words, clipped in ((("SIX", "ONE"), True), (("ONE",), False)):
-        again = Augmented(replace(NONE, clip=1.0, clip_words=clip_words), key)(word, "SIX")
+        assert torch.equal(Augmented(CLIP, key)(word, text), word)
+    for clip_words, clipped in ((("SIX", "ONE"), True), (("six",), True), (("ONE",), False), ((), False)):
+        again = Augmented(replace(CLIP, clip_words=clip_words), key)(word, "SIX")
         assert torch.equal(again, found if clipped else word)
 
 
 def test_clipping_leaves_at_least_a_tenth_of_a_second():
     hiss, vowel = word_like_six(0.02)
-    found = [len(Augmented(replace(NONE, clip=1.0), str(i))(torch.cat([hiss, vowel, hiss]), "SIX")) for i in range(30)]
+    found = [len(Augmented(CLIP, str(i))(torch.cat([hiss, vowel, hiss]), "SIX")) for i in range(30)]
     assert min(found) == 1_600
     short = signal(1_500)
-    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(short, "SIX"), short)
+    assert torch.equal(Augmented(CLIP, "key")(short, "SIX"), short)
     silence = torch.zeros(16_000)
-    assert torch.equal(Augmented(replace(NONE, clip=1.0), "key")(silence, "SIX"), silence)
+    assert torch.equal(Augmented(CLIP, "key")(silence, "SIX"), silence)
 
 
 @pytest.mark.parametrize("at", [0, 5, 60, 95, 99])
 def test_clipping_to_a_click_leaves_a_tenth_of_a_second_too(at):
     word = 0.001 * signal()[:16_000]
     word[160 * at + 40 : 160 * at + 120] += 1
-    found = Augmented(replace(NONE, clip=1.0), "key")(word, "SIX")
+    found = Augmented(CLIP, "key")(word, "SIX")
     assert len(found) == 1_600
     assert found.max() > 0.5
 

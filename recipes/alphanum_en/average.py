@@ -82,7 +82,8 @@ def main() -> None:
     with torch.no_grad():
         for weights in zip(*(model.parameters() for model in (mean, *others)), strict=True):
             weights[0].copy_(torch.stack(weights).mean(0))
-    mean.training_data = {**mean.training_data, "settings": of_mean}
+    mean.training_data = {**mean.training_data, "recipe": arguments.output_dir.name, "settings": of_mean}
+    mean.training_data.pop("dev", None)  # which was that of the last model
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     mean.save(arguments.output_dir / CHECKPOINT_NAME)
     print(f"written to {arguments.output_dir / CHECKPOINT_NAME}")

@@ -5,7 +5,7 @@ example: python recipes/fsdd/train.py --corpus-dir ~/corpora/fsdd --output-dir r
 
 from pathlib import Path
 
-from prepare import ROOT, prepare
+from prepare import ROOT, WORDS, prepare
 
 from sru_asr.script import run
 
@@ -24,6 +24,7 @@ def main() -> None:
         trainer__max_epochs=30,
         data__max_batch_seconds=15.0,
         data__vocab_size=60,
+        augment__clip_words=list(WORDS),
         model__hidden_size=192,
         model__num_layers=4,
     )
