@@ -46,7 +46,7 @@ class ModelConfig:
         num_layers: SRU layers.
         dropout: dropped units between layers (variational) and before the head.
         subsampling: features of 10 ms to a frame of the encoder, 4 or 2.
-        floor: power of a mel band below which nothing is told apart, see :mod:`sru_asr.features`.
+        floor: power of a mel band below which nothing is told apart.
     """
 
     n_mels: int = 80

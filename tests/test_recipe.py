@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lhotse import CutSet, MonoCut, SupervisionSegment
 from safetensors.torch import load_file
 
 from sru_asr.corpus import Utterance, write_cuts
 from sru_asr.initial import given_model
 from sru_asr.model import ModelConfig, Recognizer, load_model
+from sru_asr.recipe import _learnable
 from sru_asr.settings import DataConfig, training_parser
 from sru_asr.text import CharTokenizer
 
@@ -307,6 +309,20 @@ def test_other_manifests_are_trained_on_too_but_for_the_development_set(corpus: 
     result = _train(corpus, tmp_path / "gone", "--also", "gone.jsonl.gz")
     assert result.returncode == 1
     assert "--also: there is no manifest gone.jsonl.gz" in result.stderr
+
+
+def test_what_can_be_learned_as_it_was_recorded_is_not_left_out(capsys: pytest.CaptureFixture) -> None:
+    """Though at the fastest of all speeds and tempos it could not: fast speakers used to be missing."""
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer())
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # to 25 frames a second
+    cuts = [
+        MonoCut(text, 0.0, 1.0, 0, supervisions=[SupervisionSegment(text, text, 0.0, 1.0, text=text)])
+        for text in (letters[:25], letters)
+    ]
+    assert [cut.id for cut in _learnable(CutSet.from_cuts(cuts), model)] == [letters[:25]]
+    assert "left out 1 of 2" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="are the texts right"):
+        _learnable(CutSet.from_cuts(cuts[1:]), model)
 
 
 def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: Path) -> None:
