@@ -55,7 +55,7 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     args = parser.parse_args()
     if args.new_tokenizer and args.init_from is None:
         raise ValueError("--new-tokenizer is for --init-from: without it the tokenizer is new anyway")
-    if args.loss.delay and (args.init_from is None or args.new_tokenizer):
+    if args.loss.delay is not None and (args.init_from is None or args.new_tokenizer):
         raise ValueError(
             f"--loss.delay {args.loss.delay} is by how much tokens come later than from the model of --init-from: "
             "expected that one, and none of --new-tokenizer"
@@ -94,8 +94,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
     train_cuts = _learnable(train_cuts, model)
     last = output / LAST_CHECKPOINT
-    teacher = load_model(args.init_from) if loss.delay else None
-    model.delay += loss.delay
+    teacher = load_model(args.init_from) if loss.delay is not None else None
+    model.delay += loss.delay or 0
     task = SpeechTask(model, optimizer, loss, masks, warp, args.seed, teacher)
     average = WeightAverage(optimizer.average)
     trainer = pl.Trainer(

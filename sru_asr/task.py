@@ -68,15 +68,16 @@ class LossConfig:
         lookahead: frames of the encoder that a window has behind its chunk, least and most; the chunk has about as
             many. It is the lookahead that decides how well a frame is recognised (docs/log.md), and its share of the
             window how much a step computes twice. So live chunks are shorter than these.
-        delay: frames by which tokens are emitted later than by the model that training starts from. CTC likes to emit
-            a word well before its end, when a short window has not heard it yet.
-        delayed: share of the steps in which the delay is learned, from the first on.
+        delay: frames by which tokens are emitted later than by the model that training starts from; 0 holds them where
+            that one has them; none leaves them to CTC. It likes to emit a word well before its end, when a short window
+            has not heard it yet.
+        delayed: share of the steps in which the delay is learned or held, from the first on.
     """
 
     consistency: float = 0.0
     windowed: float = 0.6
     lookahead: tuple[int, int] = (2, 12)
-    delay: int = 0
+    delay: int | None = None
     delayed: float = 0.5
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class LossConfig:
         low, high = self.lookahead
         if not 1 <= low <= high <= 1000:
             raise ValueError(f"loss lookahead must be two numbers of frames from 1 to 1000, found {self.lookahead}")
-        if not 0 <= self.delay <= MOST_DELAY or not 0 < self.delayed <= 1:
+        if not 0 <= (self.delay or 0) <= MOST_DELAY or not 0 < self.delayed <= 1:
             raise ValueError(
                 f"loss delay must be from 0 to {MOST_DELAY} frames, delayed above 0 and at most 1, found {self}"
             )
@@ -179,7 +180,7 @@ class SpeechTask(pl.LightningModule):
         teacher.to(features.device)
         with torch.no_grad():
             log_probs, lengths = teacher.log_probs(features, lengths)
-            late, fits = _delayed(log_probs, lengths, self.loss.delay)
+            late, fits = _delayed(log_probs, lengths, self.loss.delay or 0)
         inside = (torch.arange(late.shape[1], device=late.device) < lengths[:, None]) & fits[:, None]
         apart = [((late.exp() * (late - log_probs)).sum(2) * inside).sum(1) for log_probs, _ in views]
         return torch.stack(apart).mean(0)

@@ -282,6 +282,13 @@ def test_a_delay_is_learned_from_the_given_model_and_remembered(corpus: Path, wh
     result = _train(corpus, tmp_path, "--init-from", str(whole), *options)
     assert result.returncode == 0, result.stderr
     assert (load_model(whole).delay, load_model(tmp_path).delay) == (0, 2)
+    held = _train(corpus, tmp_path / "held", "--init-from", str(tmp_path), *options, "--loss.delay", "0")
+    free = _train(corpus, tmp_path / "free", "--init-from", str(tmp_path), *options[2:])
+    assert held.returncode == free.returncode == 0, held.stderr + free.stderr
+    assert load_model(tmp_path / "held").delay == 2
+    assert any(
+        not torch.equal(one, _weights(tmp_path / "free")[name]) for name, one in _weights(tmp_path / "held").items()
+    )
     for refused in ((), ("--init-from", str(whole), "--new-tokenizer")):
         result = _train(corpus, tmp_path / "new", *options, *refused)
         assert result.returncode == 1

@@ -124,18 +124,19 @@ def test_what_is_delayed_begins_with_the_first_frame_and_is_no_example_where_its
     assert _delayed(log_probs, torch.tensor([8, 6]), 3)[1].tolist() == [False, False]
 
 
-def test_a_teacher_is_followed_some_frames_later_and_neither_trained_nor_saved():
+@pytest.mark.parametrize("delay", [0, 3])
+def test_a_teacher_is_followed_some_frames_later_and_neither_trained_nor_saved(delay):
     torch.manual_seed(1)
     teacher = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer()).eval()
     with torch.no_grad():
         teacher.ctc.linear.bias[0] = 5.0  # blanks: the utterances' ends are not lost
-    task, batch = make_task(consistency=0.0, windowed=0.0, delay=3), make_batch()
+    task, batch = make_task(consistency=0.0, windowed=0.0, delay=delay), make_batch()
     task._teacher = (teacher,)
     task._delay_weight = lambda: 0.7
     features = task.model.features(batch.waveforms, batch.lengths)  # training keeps those of the model it starts from
     says, lengths = (out.detach() for out in teacher.log_probs(*features))
     apart = [
-        sum(F.kl_div(own[t], said[max(t - 3, 0)], log_target=True, reduction="sum") for t in range(length))
+        sum(F.kl_div(own[t], said[max(t - delay, 0)], log_target=True, reduction="sum") for t in range(length))
         for own, said, length in zip(task.model(batch.waveforms, batch.lengths)[0], says, lengths.tolist(), strict=True)
     ]
     expected = ((ctc(task, batch) + 0.7 * torch.stack(apart)) / batch.target_lengths).mean()
