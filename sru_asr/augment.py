@@ -29,14 +29,12 @@ BAND_OCTAVES = (0.03, 1.0)
 BAND_DB = 100
 # Noise has power falling with frequency to the power of 0 (white) to 2 (brown).
 NOISE_COLOURS = (0.0, 2.0)
-BLOCK_SAMPLES = 160  # 10 ms, of which levels are taken
-TRIM_DB = (18.0, 40.0)  # below the loud blocks
-LOUD_BLOCKS = 10  # that many are at least as loud as what is called loud: more than a click has
-SPEECH_DB = 30.0  # Blocks that are quieter than the loud ones by more are pauses, and count for no level.
+TRIM_SAMPLES = 160  # 10 ms
+TRIM_DB = (18.0, 40.0)  # below the loudest 10 ms
 # Where a recording of one word is clipped to what is loud, hiss counts for nothing.
 CLIP_DB = (8.0, 30.0)
 CLIP_HERTZ = (100, 3400)
-SHORTEST = 10  # blocks that trimming and clipping leave at least
+SHORTEST_CLIP = 10  # blocks of 10 ms
 # Pauses between utterances that are joined; longer ones would be mostly silence to learn from.
 LONGEST_PAUSE_SECONDS = 3.0
 # Root mean square of what is joined, before the level of the whole is drawn: people do not get louder for digits.
@@ -61,8 +59,7 @@ class AugmentConfig:
         band: probability of an upper limit to the frequencies, as telephones have.
         level: probability that the level is set anew. Else it tells a model which data set it hears, and from that what
             is likely to be said (docs/log.md).
-        level_db: root mean square that speech then has (without its pauses), the lowest and the highest, in decibels
-            below full scale.
+        level_db: root mean square that speech then has, the lowest and the highest, in decibels below full scale.
         trim: probability that what is quiet at both ends is cut off, faint consonants at times included, as recordings
             of single words often have it.
         clip: probability that of a word of `clip_words` said alone only the loud middle is left, so that SIX keeps its
@@ -150,8 +147,8 @@ class Augmented:
             ends = [self._ends_changed(waveform.numpy(), text) for waveform, text in parts]
             if len(ends) > 1 and config.level:
                 ends = [self._levelled(samples) for samples in ends]
-            level = _speech_level(np.concatenate(ends))
-            samples = self._filtered(self._padded(self._with_pauses(ends)))
+            level = _rms(np.concatenate(ends))
+            samples = self._padded(self._filtered(self._with_pauses(ends)))
         else:
             level = 10 ** (draw(*NO_SPEECH_DB) / 20)
             samples = np.zeros(sum(len(waveform) for waveform, _ in parts), np.float32)
@@ -168,7 +165,7 @@ class Augmented:
     def _levelled(self, samples: Array) -> Array:
         """About as loud as the other utterances that it is joined with, whatever data set it is from."""
         decibels = self._random.uniform(*JOINED_DB)
-        level = _speech_level(samples)
+        level = _rms(samples)
         return samples * np.float32(10 ** (decibels / 20) / level) if level > QUIETEST else samples
 
     def _ends_changed(self, samples: Array, text: str) -> Array:
@@ -183,29 +180,33 @@ class Augmented:
         return np.concatenate(spaced)
 
     def _trimmed(self, samples: Array) -> Array:
-        """Without the blocks at both ends that are quieter than the loud ones by more than something drawn."""
+        """Without the blocks at both ends that are quieter than the loudest by more than something drawn.
+
+        But whole, where that would take more than half: then the loudest is a click, or there is little to take.
+        """
         if not self._happens(self.config.trim):
             return samples
-        power = _block_power(samples)
-        if len(power) < SHORTEST or power.max() < QUIETEST**2:
+        blocks = samples[: len(samples) // TRIM_SAMPLES * TRIM_SAMPLES].reshape(-1, TRIM_SAMPLES)
+        power = np.square(blocks).mean(1)
+        if not power.size or power.max() < QUIETEST**2:
             return samples
-        (loud,) = np.nonzero(power >= _loud(power) * 10 ** (-self._random.uniform(*TRIM_DB) / 10))
-        left = samples[loud[0] * BLOCK_SAMPLES : (loud[-1] + 1) * BLOCK_SAMPLES]
-        return left if len(left) >= SHORTEST * BLOCK_SAMPLES else samples
+        (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*TRIM_DB) / 10))
+        left = samples[loud[0] * TRIM_SAMPLES : (loud[-1] + 1) * TRIM_SAMPLES]
+        return left if 2 * len(left) >= len(samples) else samples
 
     def _clipped(self, samples: Array) -> Array:
         """From the first to the last block whose speech is as loud as the loudest block's but for something drawn."""
-        blocks = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
-        if len(blocks) < SHORTEST:
+        blocks = samples[: len(samples) // TRIM_SAMPLES * TRIM_SAMPLES].reshape(-1, TRIM_SAMPLES)
+        if len(blocks) < SHORTEST_CLIP:
             return samples
-        hertz = np.fft.rfftfreq(BLOCK_SAMPLES, 1 / SAMPLE_RATE)
+        hertz = np.fft.rfftfreq(TRIM_SAMPLES, 1 / SAMPLE_RATE)
         low, high = CLIP_HERTZ
-        spectrum = np.fft.rfft(blocks * np.hanning(BLOCK_SAMPLES).astype(np.float32))
+        spectrum = np.fft.rfft(blocks * np.hanning(TRIM_SAMPLES).astype(np.float32))
         power = np.square(np.abs(spectrum[:, (hertz >= low) & (hertz <= high)])).sum(1)
         (loud,) = np.nonzero(power >= power.max() * 10 ** (-self._random.uniform(*CLIP_DB) / 10))
-        first = min(loud[0], len(blocks) - SHORTEST)  # it may be a click at the end that is loudest
-        last = max(loud[-1] + 1, first + SHORTEST)
-        return samples[first * BLOCK_SAMPLES : last * BLOCK_SAMPLES]
+        first = min(loud[0], len(blocks) - SHORTEST_CLIP)  # it may be a click at the end that is loudest
+        last = max(loud[-1] + 1, first + SHORTEST_CLIP)
+        return samples[first * TRIM_SAMPLES : last * TRIM_SAMPLES]
 
     def _padded(self, samples: Array) -> Array:
         most = self.config.padding_seconds * SAMPLE_RATE
@@ -263,25 +264,6 @@ class Augmented:
             envelope = np.interp(np.linspace(0, points - 1, n_samples), np.arange(points), draw(-2, 0, points))
             noise *= (10**envelope).astype(np.float32)
         return noise / np.float32(max(_rms(noise), 1e-9))
-
-
-def _block_power(samples: Array) -> Array:
-    """Mean square of each 10 ms; of what is left over at the end, of nothing."""
-    blocks = samples[: len(samples) // BLOCK_SAMPLES * BLOCK_SAMPLES].reshape(-1, BLOCK_SAMPLES)
-    return np.square(blocks).mean(1)
-
-
-def _loud(power: Array) -> float:
-    """What the loud blocks have at least; a click, which is louder, has fewer of them."""
-    return float(np.sort(power)[-min(LOUD_BLOCKS, len(power))])
-
-
-def _speech_level(samples: Array) -> float:
-    """Root mean square of what is said, without the pauses in it and around it."""
-    power = _block_power(samples)
-    if len(power) < LOUD_BLOCKS:
-        return _rms(samples)
-    return float(np.sqrt(power[power >= _loud(power) * 10 ** (-SPEECH_DB / 10)].mean()))
 
 
 def _rms(samples: Array) -> float:

@@ -103,27 +103,6 @@ def test_a_click_does_not_pass_for_the_word():
     assert torch.equal(changed(waveform, trim=1), waveform)
 
 
-def test_a_word_that_is_short_between_long_silences_is_trimmed_all_the_same():
-    """Where more than half would have gone nothing went, so that most words said alone were never trimmed."""
-    silence, word = 1e-4 * signal(16_000, 1), signal(3_200)
-    assert torch.equal(changed(torch.cat([silence, word, silence]), trim=1), word)
-    assert torch.equal(changed(torch.cat([silence, word[:800], silence]), trim=1)[16_000:16_800], word[:800])
-
-
-def test_a_level_is_that_of_what_is_said():
-    """Long silences around a word made it louder than others; so the level still told what sort of recording it was."""
-    silence, word = 1e-4 * signal(16_000, 1), signal(3_200)
-    found = changed(torch.cat([silence, word, silence]), level=1.0, level_db=(-30.0, -30.0))
-    assert decibels(power(found[16_000:19_200])) == pytest.approx(-30, abs=0.1)
-
-
-def test_a_room_goes_on_behind_what_is_said():
-    """It used to end with it, before the silence that is added."""
-    for key in map(str, range(10)):
-        dry, wet = (changed(signal(), key, reverb=reverb, padding_seconds=2.0) for reverb in (0.0, 1.0))
-        assert int(wet.nonzero().max()) > int(dry.nonzero().max()) + 400
-
-
 def word_like_six(seconds_of_vowel=0.12):
     """A low tone between two louder hisses."""
     time = torch.arange(int(seconds_of_vowel * 16_000)) / 16_000
