@@ -112,7 +112,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     Singular values become 0.8 to 1.2 where they are 0.003 of their bound or more, less where not. In the first hundreds
     of steps one direction is all but the whole gradient, and half of the others are below 0.005 of it; with three
-    quintics, made for 0.02 and more, they would be left at a third. The bound is the fourth root of the sum of the
+    quintics, made for 0.02 and more, they would be left at a quarter. The bound is the fourth root of the sum of the
     fourth powers, which a matrix times itself tells, and nearer to the greatest than the root of the sum of squares.
 
     Args:
