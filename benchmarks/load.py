@@ -3,10 +3,10 @@
     python benchmarks/load.py --streams 50 100 200
     python benchmarks/load.py --latency 640 --model runs/an4 --json load.json
 
-`sru-asr serve` runs on one core, with one thread; clients on the others send 40 ms of audio every 40 ms each, from
-random starting points in time. The lag is what the server's own histogram says: between the arrival of the last
-samples of a window and the moment when all that it says is known. What each client hears is compared with what the
-library says of the same samples.
+`sru-asr serve` runs on one core, with one thread; clients on the others, once all are connected, send 40 ms of audio
+every 40 ms each, from random starting points in time. The lag is what the server's own histogram says: between the
+arrival of the last samples of a window and the moment when all that it says is known. What each client hears is
+compared with what the library says of the same samples.
 """
 
 from __future__ import annotations
@@ -69,9 +69,23 @@ def expected(model: Recognizer, pcm: bytes, options: argparse.Namespace) -> list
         return [caption.text for caption in [*live.push(waveform), *live.finish()] if caption.final]
 
 
-async def speak(url: str, pcm: bytes, options: argparse.Namespace, delay: float) -> list[str]:
-    """Send one stream at its pace; the final captions that come back."""
-    await asyncio.sleep(delay)
+class Start:
+    """When streams begin: once all are connected."""
+
+    def __init__(self, streams: int) -> None:
+        self._missing = streams
+        self._all = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Say that one is, and wait for the others."""
+        self._missing -= 1
+        if not self._missing:
+            self._all.set()
+        await self._all.wait()
+
+
+async def speak(url: str, pcm: bytes, options: argparse.Namespace, begin: Start, delay: float) -> list[str]:
+    """Send one stream at its pace, `delay` seconds after all may begin; the final captions that come back."""
     finals: list[str] = []
     async with websockets.connect(url, proxy=None, compression=None, max_queue=None, open_timeout=60) as connection:
 
@@ -83,8 +97,13 @@ async def speak(url: str, pcm: bytes, options: argparse.Namespace, delay: float)
                 elif message["type"] == "error":
                     raise RuntimeError(message["message"])
 
-        hearing = asyncio.create_task(hear())
         await connection.send(json.dumps({"type": "start", "latency_ms": options.latency}))
+        ready = json.loads(await connection.recv())
+        if ready["type"] != "ready":
+            raise RuntimeError(ready["message"])
+        await begin.wait()
+        hearing = asyncio.create_task(hear())
+        await asyncio.sleep(delay)
         piece_seconds = options.piece / 1000
         size = 2 * int(RATE * piece_seconds)
         start = time.monotonic()
@@ -134,8 +153,9 @@ def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Nam
         rng = random.Random(0)
 
         async def everybody() -> list[list[str]]:
+            begin = Start(streams)
             talks = (
-                speak(f"ws://{host}/v1/stream", voices[n % N_VOICES], options, rng.uniform(0, 2))
+                speak(f"ws://{host}/v1/stream", voices[n % N_VOICES], options, begin, rng.uniform(0, 2))
                 for n in range(streams)
             )
             return await asyncio.gather(*talks)

@@ -9,8 +9,8 @@ from sru_asr.features import whole
 from sru_asr.sru import SRU
 
 # Features before those that a frame stands for, and that it sees, too; by the factors of subsampling there are.
-PAST_FEATURES = {2: 7, 4: 5}
-FACTORS = tuple(PAST_FEATURES)
+_PAST = {2: 7, 4: 5}
+FACTORS = tuple(_PAST)
 
 
 class Subsampling(nn.Module):
@@ -40,32 +40,55 @@ class Subsampling(nn.Module):
         self.project = nn.Linear(2 * channels * ((n_mels + 7) // 8), width)
 
     @property
-    def past_frames(self) -> int:
-        """Frames before t whose features frame t sees, too."""
-        return -(-PAST_FEATURES[self.factor] // self.factor)
+    def past(self) -> int:
+        """Features before those that a frame stands for, and that it sees, too."""
+        return _PAST[self.factor]
 
     def lengths(self, lengths: Tensor) -> Tensor:
         """Frames that `lengths` features give; any integer tensor."""
         return torch.div(lengths + self.factor - 1, self.factor, rounding_mode="floor")
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, frames, n_mels), zero behind each length, to (batch, ceil(frames / factor), width) and lengths."""
-        if features.shape[1] == 0:  # which a convolution refuses
+    def forward(self, features: Tensor, lengths: Tensor, past: bool = False) -> tuple[Tensor, Tensor]:
+        """Features to frames.
+
+        Args:
+            features: (batch, frames, n_mels), zero behind each length.
+            lengths: (batch,) int64, those that there are frames for.
+            past: whether `self.past` more come before them, of which a frame is not made; else that was silence, of the
+                mean.
+
+        Returns:
+            (batch, ceil(frames / factor), width), without those that are past, and the lengths.
+        """
+        before = self.past if past else 0  # of x, at each step
+        if features.shape[1] == before:  # which a convolution refuses
             return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
         # Channels last in memory, which convolutions on CPUs and in bfloat16 want: else they copy.
         x = features.unsqueeze(-1).permute(0, 3, 1, 2)
-        x = _without_padding(_convolve(self.first, x), lengths)
+        x, before = _convolve(self.first, x, before)
+        x, before = _convolve(self.second, _without_padding(x, lengths + before), before)
         halved = torch.div(lengths + 1, 2, rounding_mode="floor")
-        x = _without_padding(_convolve(self.second, x), halved)
-        x = _convolve(self.third, x)
+        x, _ = _convolve(self.third, _without_padding(x, halved + before), before)
         return self.project(x.transpose(1, 2).flatten(2)), self.lengths(lengths)
 
 
-def _convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve (batch, channels, frames, bands), three frames at a time, so that none sees behind its own stride."""
+def _convolve(layer: nn.Conv2d, x: Tensor, past: int) -> tuple[Tensor, int]:
+    """Convolve (batch, channels, frames, bands), three frames at a time, so that none sees behind its own stride.
+
+    Args:
+        layer: of width 3.
+        x: with `past` frames before those that count, if there are any.
+        past: that the first of those sees, or one before it that is seen by others of the result.
+
+    Returns:
+        The result, and how many frames of it are past.
+    """
     stride = layer.stride[0]
-    last = (-x.shape[2]) % stride  # of an odd number of frames the last is alone in its stride
-    return layer(nn.functional.pad(x, (0, 0, 3 - stride, last))).relu_()
+    seen = 3 - stride
+    last = (past - x.shape[2]) % stride  # of an odd number of frames the last is alone in its stride
+    if not past or last:  # padding by nothing would copy
+        x = nn.functional.pad(x, (0, 0, 0 if past else seen, last))
+    return layer(x).relu_(), (past - seen) // stride if past else 0
 
 
 def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from sru_asr.audio import SAMPLE_RATE
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
 PAST_SAMPLES = WINDOW_SAMPLES - HOP_SAMPLES  # that a frame sees before its own
+PAST_HOPS = -(-PAST_SAMPLES // HOP_SAMPLES)
 N_FFT = 512
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
 LOWEST_HERTZ, HIGHEST_HERTZ = 20.0, 7600.0  # where the first mel band begins and the last one ends

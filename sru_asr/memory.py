@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this is a C library that can be told so (glibc).
     """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_TRIM_THRESHOLD and so on of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # glibc takes no mmap threshold above 32 MiB.
-    return mallopt is not None and all(mallopt(*o) for o in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**25)))
+    # glibc takes no mmap threshold above 32 MiB. Threads' own arenas would unmap what is empty, whatever is said here.
+    options = ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**25), (arena_max, 1))
+    return mallopt is not None and all(mallopt(*option) for option in options)

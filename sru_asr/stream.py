@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sru_asr.audio import LOUDEST, AudioError
-from sru_asr.features import HOP_SAMPLES, PAST_SAMPLES
+from sru_asr.features import HOP_SAMPLES, PAST_HOPS
 
 if TYPE_CHECKING:  # a recogniser transcribes long audio through a stream of its own
     from sru_asr.model import Recognizer
@@ -65,7 +65,7 @@ class Stream:
         self.samples = 0  # taken in so far
         self.finished = False
         self._device = model.device
-        self._first = 0  # the frame that `_audio` begins with: the first that a later frame needs
+        self._first = 0  # the hop that `_audio` begins with: the first that a later frame needs
         self._frames = 0  # subsampled frames made so far
         self._audio = torch.zeros(0, device=self._device)
         self._pending = torch.zeros(0, model.encoder.width, device=self._device)  # those that no chunk has emitted yet
@@ -141,9 +141,9 @@ class Stream:
         # What `advance` leaves: all frames that there is audio for, of which no whole window, and the past of the next.
         waiting = pending.shape[0]
         consistent = (
-            0 <= first <= frames <= stream._ready
-            and audio.shape == (samples - first * stream._hop,)
-            and first <= max(frames - stream._past, 0)
+            0 <= frames <= stream._ready
+            and first == stream._first_needed
+            and audio.shape == (samples - first * HOP_SAMPLES,)
             and waiting <= min(frames, chunk + lookahead - 1)
             and (frames - waiting) % chunk == 0
         )
@@ -168,9 +168,10 @@ class Stream:
         return self.model.encoder.subsampling.factor * HOP_SAMPLES
 
     @property
-    def _past(self) -> int:
-        """Frames of audio to hold before the next one: those that it sees, and those whose own past is not held."""
-        return self.model.encoder.subsampling.past_frames - (-PAST_SAMPLES // self._hop)
+    def _first_needed(self) -> int:
+        """The first hop of audio that the next frame needs: for the features that it sees, and their own past."""
+        subsampling = self.model.encoder.subsampling
+        return max(self._frames * subsampling.factor - subsampling.past - PAST_HOPS, 0)
 
     @property
     def _ready(self) -> int:
@@ -178,6 +179,11 @@ class Stream:
         return (
             -(-(self.samples // HOP_SAMPLES * HOP_SAMPLES) // self._hop) if self.finished else self.samples // self._hop
         )
+
+    @property
+    def _samples_ready(self) -> int:
+        """Of `_audio`, for those frames."""
+        return self._ready * self._hop - self._first * HOP_SAMPLES
 
     @property
     def _due(self) -> bool:
@@ -203,8 +209,8 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
     if len({id(stream.model) for stream in streams}) > 1 or len({id(stream) for stream in streams}) < len(streams):
         raise ValueError("expected streams of one model, each of them once")
     # All the frames of a window at once: the audio before the first, which it needs, is gone through again each time.
-    for of_one_length in _by_length([stream for stream in streams if stream._due and stream._ready > stream._frames]):
-        _subsample(of_one_length)
+    for alike in _alike([stream for stream in streams if stream._due and stream._ready > stream._frames]):
+        _subsample(alike)
     said: dict[int, list[Tensor]] = {id(stream): [] for stream in streams}
     while due := [stream for stream in streams if stream._due]:
         sizes: dict[tuple[int, int], list[Stream]] = {}
@@ -219,12 +225,16 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
     ]
 
 
-def _by_length(streams: list[Stream]) -> list[list[Stream]]:
-    """Groups in which none has more than twice the audio of another, as all are padded to the longest."""
+def _alike(streams: list[Stream]) -> list[list[Stream]]:
+    """Groups in which all begin with their utterance, or none, and none has more than twice the audio of another.
+
+    As all are padded to the longest.
+    """
     groups: list[list[Stream]] = []
-    for stream in sorted(streams, key=lambda stream: stream._ready - stream._first):
+    for stream in sorted(streams, key=lambda stream: (stream._first > 0, stream._samples_ready)):
         shortest = groups[-1][0] if groups else stream
-        if groups and stream._ready - stream._first <= 2 * (shortest._ready - shortest._first):
+        alike = (shortest._first > 0) == (stream._first > 0) and stream._samples_ready <= 2 * shortest._samples_ready
+        if groups and alike:
             groups[-1].append(stream)
         else:
             groups.append([stream])
@@ -234,17 +244,28 @@ def _by_length(streams: list[Stream]) -> list[list[Stream]]:
 def _subsample(streams: list[Stream]) -> None:
     """Make all the subsampled frames that there is audio for. The audio before the first gives it its left context."""
     encoder, features = streams[0].model.encoder, streams[0].model.features
-    audio = [stream._audio[: (stream._ready - stream._first) * stream._hop] for stream in streams]
+    audio = [stream._audio[: stream._samples_ready] for stream in streams]
     lengths = torch.tensor([len(samples) for samples in audio], device=audio[0].device)
-    made, _ = encoder.subsampling(*features(pad_sequence(audio, batch_first=True), lengths))
+    made, lengths = features(_side_by_side(audio), lengths)
+    if past := streams[0]._first > 0:
+        made = made[:, PAST_HOPS:]  # the first ones have not heard all of their own
+        lengths = lengths - PAST_HOPS - encoder.subsampling.past
+    made, _ = encoder.subsampling(made, lengths, past)
     for stream, frames in zip(streams, made, strict=True):
-        new = frames[stream._frames - stream._first : stream._ready - stream._first]
-        stream._pending = torch.cat([stream._pending, new])
+        before = stream._frames if past else 0
+        stream._pending = torch.cat([stream._pending, frames[stream._frames - before : stream._ready - before]])
         stream._frames = stream._ready
-        first = max(stream._frames - stream._past, 0)
+        first = stream._first_needed
         # A part of a tensor keeps all of it: of a long push there would be two copies until the next.
-        stream._audio = stream._audio[(first - stream._first) * stream._hop :].clone()
+        stream._audio = stream._audio[(first - stream._first) * HOP_SAMPLES :].clone()
         stream._first = first
+
+
+def _side_by_side(tensors: list[Tensor]) -> Tensor:
+    """(batch, longest, ...), zero behind those that are shorter."""
+    if len({len(tensor) for tensor in tensors}) == 1:
+        return torch.stack(tensors)  # in a fraction of the time
+    return pad_sequence(tensors, batch_first=True)
 
 
 def _next_window(streams: list[Stream]) -> list[Tensor]:
@@ -252,7 +273,7 @@ def _next_window(streams: list[Stream]) -> list[Tensor]:
     model, size = streams[0].model, streams[0].chunk + streams[0].lookahead
     windows = [stream._pending[:size] for stream in streams]
     frames = torch.tensor([len(window) for window in windows], device=windows[0].device)
-    batch = pad_sequence(windows, batch_first=True)
+    batch = _side_by_side(windows)
     chunk = min(streams[0].chunk, batch.shape[1])
     states, after = model.encoder.advance(batch, chunk, torch.stack([stream._state for stream in streams], 1), frames)
     said = []

@@ -13,10 +13,11 @@ import uvicorn
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from test_engine import MODEL, alone, speech
+from test_engine import MODEL, alone, pcm, speech
 
 from sru_asr.serve import conversation, files, guard, run
 from sru_asr.serve.app import create_app
+from sru_asr.serve.engine import Engine
 from sru_asr.serve.guard import UPLOADS
 from sru_asr.serve.limits import Limits
 from sru_asr.windows import window_of
@@ -57,11 +58,43 @@ def test_who_says_nothing_more_is_not_waited_for(client, monkeypatch, content):
         assert "found nothing for 0.3 s" in last(socket)["message"]
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_who_reads_nothing_is_not_waited_for(monkeypatch, ended):
+    monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.3)
+    # Samples go on coming for longer than that, so that it is not silence that ends it.
+    messages = [{"type": "websocket.receive", "text": '{"type": "start"}'}]
+    messages += [{"type": "websocket.receive", "bytes": pcm(speech(1.5, 3))}]
+    messages += [{"type": "websocket.receive", "text": '{"type": "end"}'}] if ended else []
+
+    class Socket:
+        headers = Headers()
+
+        async def receive(self):
+            if messages:
+                return messages.pop(0)
+            await asyncio.sleep(0.05)
+            return {"type": "websocket.receive", "bytes": bytes(2)}
+
+        async def send_json(self, message):
+            if message["type"] != "ready":
+                await asyncio.Event().wait()
+
+    async def talk():
+        engine = Engine(MODEL)
+        running = asyncio.create_task(engine.run())
+        with pytest.raises(conversation.Refused, match="nothing was read"):
+            await asyncio.wait_for(conversation.converse(Socket(), engine, "any", Limits()), 20)
+        assert not engine.sessions
+        running.cancel()
+
+    asyncio.run(talk())
+
+
 @pytest.mark.parametrize("latency_ms", [320, 2_000])
 @pytest.mark.parametrize("end", ["idle", "limit", "nonsense"])
 def test_what_has_been_said_is_told_before_an_error(client, monkeypatch, latency_ms, end):
     monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.5)
-    samples = (speech(1.5, 3) * 32_768).clamp(-32_768, 32_767).numpy().astype("<i2").tobytes()
+    samples = pcm(speech(1.5, 3))
     with client.websocket_connect("/v1/stream") as socket:
         socket.send_json({"type": "start", "latency_ms": latency_ms})
         socket.send_bytes(samples)

@@ -98,7 +98,23 @@ def test_a_subsampled_frame_sees_what_it_stands_for_and_a_little_before(factor, 
     found = reach(lambda features: subsampling(features, torch.tensor([50]))[0], 50)
     at = torch.arange(50)[None] - factor * torch.arange(-(-50 // factor))[:, None]
     assert torch.equal(found, (at >= -past) & (at < factor))
-    assert subsampling.past_frames == -(-past // factor)
+    assert subsampling.past == past
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("begin", [4, 5, 9])
+def test_frames_of_features_that_come_with_their_past_are_the_same(factor, begin):
+    """With no others before them: as a stream has them that goes on."""
+    torch.manual_seed(0)
+    subsampling = Subsampling(N_MELS, channels=4, width=8, factor=factor)
+    lengths = torch.tensor([43, 50, factor * begin + 1])
+    features = random_features(lengths.tolist(), 50)
+    whole, n_frames = subsampling(features, lengths)
+    n_before = factor * begin
+    some, n_some = subsampling(features[:, n_before - subsampling.past :], lengths - n_before, past=True)
+    assert torch.equal(n_some, n_frames - begin)
+    for utterance, rest, n in zip(whole, some, n_some, strict=True):
+        torch.testing.assert_close(rest[:n], utterance[begin : begin + n], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", FACTORS)

@@ -10,7 +10,8 @@ from sru_asr.live import Caption, Live
 from sru_asr.model import ModelConfig, Recognizer
 from sru_asr.precision import arithmetic
 from sru_asr.serve import engine as module
-from sru_asr.serve.engine import Busy, Engine, SessionError
+from sru_asr.serve.engine import Busy, Engine, Said, SessionError
+from sru_asr.source import Pcm
 from sru_asr.stream import Stream
 from sru_asr.text import CharTokenizer
 
@@ -30,10 +31,24 @@ MODEL = talkative_model()
 
 
 def speech(seconds, seed):
+    """In steps of 16 bits."""
     generator = torch.Generator().manual_seed(seed)
     n_samples = int(16_000 * seconds)
     loudness = torch.rand(n_samples // 1_000 + 1, generator=generator).repeat_interleave(1_000)[:n_samples]
-    return 0.3 * loudness * torch.randn(n_samples, generator=generator)
+    loud = 0.3 * loudness * torch.randn(n_samples, generator=generator)
+    return (loud * 32_768).trunc().clamp(-32_768, 32_767) / 32_768
+
+
+def pcm(waveform):
+    return (waveform * 32_768).clamp(-32_768, 32_767).numpy().astype("<i2").tobytes()
+
+
+def silence(n_samples):
+    return bytes(2 * n_samples)
+
+
+def pieces(of, size):
+    return [of[i : i + size] for i in range(0, len(of), size)]
 
 
 def alone(waveform, chunk, lookahead):
@@ -42,8 +57,8 @@ def alone(waveform, chunk, lookahead):
     return [caption for caption in [*live.push(waveform), *live.finish()] if caption.final]
 
 
-async def everything(session):
-    captions = []
+async def everything(session, captions=None):
+    captions = [] if captions is None else captions
     while (caption := await session.next()) is not None:
         captions.append(caption)
     return captions
@@ -67,17 +82,17 @@ def test_many_sessions_get_what_each_would_get_alone():
     rounds = []
 
     async def speak(engine, number):
-        waveform = speech(1 + number % 4, number)
+        samples = pcm(speech(1 + number % 4, number))
         session = engine.open(*((2, 6), (4, 4))[number % 2])
 
         async def send():
-            for piece in waveform.split(500 + 300 * number):
+            for piece in pieces(samples, 1_001 + 600 * number):  # half a sample at the end of some
                 await session.send(piece)
                 await asyncio.sleep(0.001 * (number % 3))
             session.end()
 
         _, captions = await asyncio.gather(send(), everything(session))
-        assert session.seconds == len(waveform) / 16_000
+        assert session.seconds == len(samples) / 32_000
         engine.close(session)
         return captions
 
@@ -93,20 +108,45 @@ def test_many_sessions_get_what_each_would_get_alone():
     assert sum(batch.audio_seconds for batch in rounds) == pytest.approx(sum(1 + number % 4 for number in range(12)))
 
 
-def test_bad_audio_ends_its_own_session_only():
+def test_samples_of_another_rate_are_resampled():
+    rounds = []
+
+    async def talk(engine):
+        session = engine.open(2, 6, rate=44_100)
+        for piece in pieces(pcm(speech(4, 0)), 2 * 1_764):  # as many as 40 ms of them
+            await session.send(piece)
+            await asyncio.sleep(0.001)
+        session.end()
+        return await everything(session)
+
+    captions = in_engine(talk, count=rounds.append)
+    reader = Pcm(44_100)
+    expected = alone(torch.cat([reader.push(pcm(speech(4, 0))), reader.finish()]), 2, 6)
+    assert expected
+    assert [caption for caption in captions if caption.final] == expected
+    assert sum(batch.audio_seconds for batch in rounds) == pytest.approx(4 * 16_000 / 44_100)
+    # 64,000 samples there are 23,220 here and 37 frames: windows of 8 from frames 0, 2, ... 28, then the rest.
+    assert sum(len(batch.lag_seconds) for batch in rounds) <= 16
+
+
+def test_half_a_sample_at_the_end_is_an_error_after_what_was_said():
     async def talk(engine):
         good, bad = engine.open(2, 6), engine.open(2, 6)
-        for piece in speech(2, 0).split(4_000):
-            await asyncio.gather(good.send(piece), bad.send(piece * torch.nan), return_exceptions=True)
+        for piece in pieces(pcm(speech(2, 0)), 8_000):
+            await good.send(piece)
+            await bad.send(piece)
         good.end()
-        with pytest.raises(SessionError, match="finite samples"):
-            await everything(bad)
-        with pytest.raises(SessionError, match="finite samples"):
-            await bad.send(speech(1, 1))
-        return await everything(good)
+        await bad.send(b"\0")
+        bad.end()
+        said = []
+        with pytest.raises(SessionError, match="odd number of bytes"):
+            await everything(bad, said)
+        with pytest.raises(SessionError, match="odd number of bytes"):
+            await bad.send(pcm(speech(1, 1)))
+        return said, await everything(good)
 
-    captions = in_engine(talk)
-    assert [caption for caption in captions if caption.final] == alone(speech(2, 0), 2, 6)
+    for captions in in_engine(talk):
+        assert [caption for caption in captions if caption.final] == alone(speech(2, 0), 2, 6)
 
 
 def test_a_batch_that_fails_is_an_error_for_its_sessions_and_the_engine_goes_on(monkeypatch):
@@ -114,11 +154,11 @@ def test_a_batch_that_fails_is_an_error_for_its_sessions_and_the_engine_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(module, "advance", lambda streams: 1 / 0)
             first = engine.open(2, 6)
-            await first.send(speech(1, 0))
+            await first.send(pcm(speech(1, 0)))
             with pytest.raises(SessionError, match="internal error"):
                 await everything(first)
         second = engine.open(2, 6)
-        await second.send(speech(1, 0))
+        await second.send(pcm(speech(1, 0)))
         second.end()
         return await everything(second)
 
@@ -138,8 +178,8 @@ def test_audio_that_cannot_be_taken_in_ends_its_own_session_only(monkeypatch):
 
     async def talk(engine):
         good, bad = engine.open(2, 6), engine.open(2, 6)
-        await bad.send(torch.full((8_000,), 0.25))
-        await good.send(speech(1, 0))
+        await bad.send(pcm(torch.full((8_000,), 0.25)))
+        await good.send(pcm(speech(1, 0)))
         good.end()
         with pytest.raises(SessionError, match="internal error"):
             await everything(bad)
@@ -155,7 +195,7 @@ def test_an_engine_that_fails_says_so():
 
     async def talk(engine):
         session, other = engine.open(2, 6), engine.open(2, 6)
-        await session.send(speech(1, 0))
+        await session.send(pcm(speech(1, 0)))
         for ended in (session, other):
             with pytest.raises(SessionError, match="internal error"):
                 await everything(ended)
@@ -171,12 +211,12 @@ def test_who_sends_too_much_waits():
         session = engine.open(2, 6)
         engine._work = asyncio.Event()  # it sleeps
         session._wake = lambda _: None
-        await session.send(speech(11, 0))
+        await session.send(pcm(speech(11, 0)))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(session.send(speech(1, 0)), 0.05)
+            await asyncio.wait_for(session.send(pcm(speech(1, 0))), 0.05)
         engine.close(session)
         with pytest.raises(SessionError, match="closed"):
-            await session.send(speech(1, 0))
+            await session.send(pcm(speech(1, 0)))
 
     in_engine(talk)
 
@@ -186,7 +226,7 @@ def test_a_session_has_its_turn_when_a_window_is_there():
 
     async def talk(engine):
         session = engine.open(2, 6)  # of 640 samples each
-        for piece in speech(1, 0).split(100):
+        for piece in pieces(pcm(speech(1, 0)), 200):
             await session.send(piece)
             await asyncio.sleep(0.001)
         session.end()
@@ -203,7 +243,7 @@ def test_the_pieces_that_wait_for_a_window_are_not_without_number():
     async def talk(engine):
         session = engine.open(100, 100)
         for _ in range(1_000):
-            await session.send(torch.zeros(1))
+            await session.send(silence(1))
             await asyncio.sleep(0)
         await asyncio.sleep(0.5)
         return len(session._inbox)
@@ -216,11 +256,11 @@ def test_a_lag_counts_from_the_last_sample_of_a_window():
 
     async def talk(engine):
         session = engine.open(2, 6)
-        await session.send(torch.zeros(5_119))
+        await session.send(silence(5_119))
         await asyncio.sleep(0.5)
         assert not rounds
         sent = time.monotonic()
-        await session.send(torch.zeros(1))
+        await session.send(silence(1))
         while not rounds:
             await asyncio.sleep(0.01)
         most = time.monotonic() - sent
@@ -237,7 +277,7 @@ def test_a_lag_counts_from_the_last_sample_of_a_window():
 def test_sessions_are_computed_in_the_precision_that_was_asked_for(precision):
     async def talk(engine):
         session = engine.open(2, 6)
-        await session.send(speech(2, 0))
+        await session.send(pcm(speech(2, 0)))
         session.end()
         return await everything(session)
 
@@ -255,9 +295,9 @@ def test_who_reads_nothing_is_given_up(monkeypatch):
     async def talk(engine):
         session = engine.open(2, 6)
         for _ in range(6):
-            session._deliver([Caption([], final=True)], False)
+            session._deliver(Said([Caption([], final=True)]), False)
         with pytest.raises(SessionError, match="were not read"):
-            await session.send(speech(1, 0))
+            await session.send(pcm(speech(1, 0)))
 
     in_engine(talk)
 
@@ -268,7 +308,7 @@ def test_one_session_takes_its_turns():
 
     async def talk(engine):
         session = engine.open(2, 6)
-        await session.send(speech(9, 0))
+        await session.send(pcm(speech(9, 0)))
         session.end()
         await everything(session)
 
@@ -285,7 +325,7 @@ def test_there_are_so_many_sessions_and_no_more():
         engine.close(engine.open(2, 6))
         with pytest.raises(ValueError, match="chunk >= 1"):
             engine.open(0, 0)
-        await sessions[1].send(speech(2, 0))
+        await sessions[1].send(pcm(speech(2, 0)))
         drained = asyncio.create_task(engine.drain(5))
         captions = await everything(sessions[1])
         with pytest.raises(Busy, match="about to stop"):

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import torch
 import websockets.sync.client as websockets
-from test_engine import MODEL, alone, speech
+from test_engine import MODEL, alone, pcm, speech
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from sru_asr.subtitles import srt, vtt
@@ -71,10 +71,6 @@ def server(folder):
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-def pcm(waveform):
-    return (waveform * 32_768).clamp(-32_768, 32_767).numpy().astype("<i2").tobytes()
 
 
 def as_heard(waveform):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sru_asr.audio import AudioError
 from sru_asr.model import ModelConfig, Recognizer
-from sru_asr.stream import Stream, _by_length, advance
+from sru_asr.stream import Stream, _alike, advance
 from sru_asr.text import CharTokenizer
 
 
@@ -155,8 +155,8 @@ def test_one_stream_with_a_long_window_makes_no_other_longer():
     streams = [Stream(MODEL, 2, 2) for _ in range(5)] + [Stream(MODEL, 100, 100)]
     for stream in streams:
         stream.accept(speech(8_000 if stream.chunk == 2 else 160_000))
-    assert [[stream.chunk for stream in group] for group in _by_length(streams)] == [[2] * 5, [100]]
-    assert _by_length([]) == []
+    assert [[stream.chunk for stream in group] for group in _alike(streams)] == [[2] * 5, [100]]
+    assert _alike([]) == []
 
 
 def test_streams_of_two_models_or_twice_the_same_do_not_advance_together():

@@ -205,7 +205,7 @@ def create_app(
             try:
                 await converse(socket, app.state.engine, name, limits)
                 await socket.close()
-            except (Refused, Busy, SessionError, AudioError) as error:
+            except (Refused, Busy, SessionError) as error:
                 metrics.errors.labels("stream").inc()
                 await say(socket, {"type": "error", "message": str(error)})
                 await socket.close(1013 if isinstance(error, Busy) else 1008)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fastapi import WebSocket
@@ -13,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from sru_asr import __version__
-from sru_asr.audio import SAMPLE_RATE, AudioError
+from sru_asr.audio import SAMPLE_RATE
 from sru_asr.live import PAUSE_SECONDS, Caption
-from sru_asr.serve.engine import ROUND_SECONDS, Ended, Engine, Session
+from sru_asr.serve.engine import Ended, Engine, Session
 from sru_asr.serve.guard import allowed, bearer
 from sru_asr.serve.limits import Limits
-from sru_asr.source import HIGHEST_RATE, LOWEST_RATE, Pcm
+from sru_asr.source import HIGHEST_RATE, LOWEST_RATE
 from sru_asr.windows import window_of
 
 # What a client may take before it says how it wants to be heard, and between pieces of audio.
@@ -48,33 +49,36 @@ async def converse(socket: WebSocket, engine: Engine, name: str, limits: Limits)
     Raises:
         Refused: the client did what it may not.
         Busy, SessionError: as the engine says.
-        AudioError: what was sent is no audio.
         WebSocketDisconnect: the client has gone.
     """
     start = await _start(socket, limits)
     window = window_of(start.latency_ms, engine.model.frames_per_second, limits.lookahead_share)
-    session = engine.open(*window, pause_seconds=start.pause_seconds)
+    session = engine.open(*window, rate=start.sample_rate, pause_seconds=start.pause_seconds)
     try:
         ready = {"type": "ready", "model": name, "chunk": window[0], "lookahead": window[1], "version": __version__}
         await say(socket, ready)
-        telling = asyncio.create_task(_tell(socket, session))
+        reader = Reader()
+        telling = asyncio.create_task(_tell(socket, session, reader))
         hearing = asyncio.create_task(_hear(socket, session, start, limits))
-        watching = asyncio.create_task(_watch(session))
+        silence = asyncio.create_task(
+            _watch(lambda: session.idle_seconds, 'expected audio or {"type": "end"}, found nothing')
+        )
+        deafness = asyncio.create_task(_watch(lambda: reader.late_seconds, "nothing was read"))
+        tasks = {telling, hearing, silence, deafness}
         try:
-            await asyncio.wait({telling, hearing, watching}, return_when=asyncio.FIRST_COMPLETED)
-            fault = next((task.exception() for task in (hearing, watching) if task.done()), None)
-            if isinstance(fault, Refused):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            fault = next((task.exception() for task in (deafness, hearing, silence) if task.done()), None)
+            if isinstance(fault, Refused) and not deafness.done():
                 session.end()  # what was said before is told
             elif fault is not None:
                 raise fault
-            watching.cancel()
-            await telling  # which ends when the session does, be it because the server stops
-            if fault is None and hearing.done():
-                fault = hearing.result()
+            # Which ends when the session does, be it because the server stops.
+            await asyncio.wait({telling, deafness}, return_when=asyncio.FIRST_COMPLETED)
+            await (telling if telling.done() else deafness)
             if fault is not None:
                 raise fault
         finally:
-            for task in (telling, hearing, watching):
+            for task in tasks:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
@@ -112,55 +116,50 @@ async def _start(socket: WebSocket, limits: Limits) -> Start:
     return start
 
 
-async def _tell(socket: WebSocket, session: Session) -> None:
+class Reader:
+    """How a client takes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: float | None = None  # since when it has been told what it has not taken
+
+    @property
+    def late_seconds(self) -> float:
+        """For how long it has not."""
+        return 0.0 if self.told is None else time.monotonic() - self.told
+
+
+async def _tell(socket: WebSocket, session: Session, reader: Reader) -> None:
     while (caption := await session.next()) is not None:
-        await say(socket, _message(caption))
+        reader.told = time.monotonic()
+        await socket.send_json(_message(caption))
+        reader.told = None
 
 
-async def _watch(session: Session) -> None:
-    """Wait until nothing has come for too long; a time-out of its own would cost a message as much as being read."""
-    while (left := IDLE_SECONDS - session.idle_seconds) > 0:
+async def _watch(seconds: Callable[[], float], what: str) -> None:
+    """Wait until something has lasted for too long; a time-out for each message would cost as much as the message.
+
+    Raises:
+        Refused: it has.
+    """
+    while (left := IDLE_SECONDS - seconds()) > 0:
         await asyncio.sleep(left)
-    raise Refused(f'expected audio or {{"type": "end"}}, found nothing for {IDLE_SECONDS:g} s')
+    raise Refused(f"{what} for {IDLE_SECONDS:g} s")
 
 
-async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> AudioError | None:
+async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limits) -> None:
     """Take in audio until the client ends the session, or the server, which is about to stop."""
-    with contextlib.suppress(Ended):
-        return await _take_in(socket, session, start, limits)
-    return None
-
-
-async def _take_in(socket: WebSocket, session: Session, start: Start, limits: Limits) -> AudioError | None:
-    """What is wrong with the end of the audio is no reason not to recognise what is before it."""
     loop = asyncio.get_running_loop()
-    opened = loop.time()
-    pcm, n_bytes = Pcm(start.sample_rate), 0
-    while True:
-        message = await _receive(socket)
-        if not isinstance(message, bytes):
-            if message != {"type": "end"}:
-                raise Refused('expected audio or {"type": "end"}')
-            fault = None
-            try:
-                await session.send(pcm.finish())
-            except AudioError as error:
-                fault = error
-            session.end()
-            return fault
-        n_bytes += len(message)
-        too_much = n_bytes > 2 * start.sample_rate * limits.most_stream_seconds
-        if too_much or loop.time() - opened > limits.most_stream_seconds + IDLE_SECONDS:
-            raise Refused(f"a session lasts at most {limits.most_stream_seconds:g} s: open another one")
-        for number, piece in enumerate(_pieces(message, 2 * int(ROUND_SECONDS * start.sample_rate))):
-            if number:
-                await asyncio.sleep(0)  # resampling takes time, and others want their turn
-            await session.send(pcm.push(piece))
-
-
-def _pieces(message: bytes, size: int) -> Iterator[bytes]:
-    for i in range(0, len(message), size):
-        yield message[i : i + size]
+    opened, n_bytes = loop.time(), 0
+    with contextlib.suppress(Ended):
+        while isinstance(message := await _receive(socket), bytes):
+            n_bytes += len(message)
+            too_much = n_bytes > 2 * start.sample_rate * limits.most_stream_seconds
+            if too_much or loop.time() - opened > limits.most_stream_seconds + IDLE_SECONDS:
+                raise Refused(f"a session lasts at most {limits.most_stream_seconds:g} s: open another one")
+            await session.send(message)
+        if message != {"type": "end"}:
+            raise Refused('expected audio or {"type": "end"}')
+        session.end()
 
 
 async def _receive(socket: WebSocket) -> bytes | dict[str, Any]:

@@ -18,6 +18,7 @@ from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.live import PAUSE_SECONDS, Caption, Live, hear
 from sru_asr.precision import arithmetic
+from sru_asr.source import Pcm
 from sru_asr.stream import advance
 
 if TYPE_CHECKING:
@@ -60,27 +61,42 @@ class Round(NamedTuple):
 class Turn(NamedTuple):
     """What is computed of a session in a batch."""
 
-    pieces: list[Tensor]
+    pcm: bytes
     since: float | None  # when the first window of it could have been computed; None if none can be
     ended: bool  # whether nothing will follow
+
+
+class Said(NamedTuple):
+    """What came of a turn."""
+
+    captions: list[Caption]
+    computed: bool = False  # whether of a window, or the end
+    error: str | None = None  # that ends the session, once the captions have been told
 
 
 class Session:
     """One speaker. All methods are for the thread of the event loop; `Engine.open` makes one.
 
+    Bytes stay what they are until their turn: a window has several messages, each of which would cost as much as all
+    of them to convert.
+
     Args:
         live: of the engine's model.
+        rate: of the samples that are sent, in Hz.
         wake: tells the engine that there is something to do for this one.
     """
 
-    def __init__(self, live: Live, wake: Callable[[Session], None]) -> None:
+    def __init__(self, live: Live, rate: int, wake: Callable[[Session], None]) -> None:
         self._live = live
+        self._pcm = Pcm(rate)
         self._wake = wake
-        self._missing = (
-            live.stream.missing
-        )  # samples, for a window; of the stream as it was before what is computed now
-        self._inbox: deque[tuple[Tensor, float]] = deque()  # with the time when it came
-        self._waiting = 0  # samples in it
+        self._rate = rate
+        self._most_bytes = int(MOST_WAITING_SECONDS * 2 * rate)
+        self._round_bytes = int(ROUND_SECONDS * 2 * rate)
+        self._inbox: deque[tuple[bytes, float]] = deque()  # with the time when it came
+        self._waiting = 0  # bytes in it
+        self._taken = 0  # bytes before it
+        self._missing = self._bytes_missing()  # by the stream as it was before what is computed now
         self._ending = False
         self._ended = math.inf
         self._over = False
@@ -92,26 +108,26 @@ class Session:
         self._partial: Caption | None = None
         self._news = asyncio.Event()
 
-    async def send(self, waveform: Tensor) -> None:
-        """Take in (samples,) float32 at 16 kHz, any number; waits while too much is waiting.
+    async def send(self, pcm: bytes) -> None:
+        """Take in samples as `Pcm` has them, any number of bytes; waits while too much is waiting.
 
         Raises:
             SessionError: the session has ended early.
             Ended: `end` has been called; this is not recognised.
         """
-        await self._room.wait()
+        if not self._room.is_set():
+            await self._room.wait()
         if self._error is not None:
             raise SessionError(self._error)
         if self._ending:
             raise Ended("this session has been ended: open another one for the next utterances")
-        if not len(waveform):
+        if not pcm:
             return
         self._heard = now = time.monotonic()
-        most = int(ROUND_SECONDS * SAMPLE_RATE)
-        pieces = [waveform] if len(waveform) <= most else waveform.split(most)
-        self._inbox.extend((piece, now) for piece in pieces)
-        self._waiting += len(waveform)
-        if self._waiting > MOST_WAITING_SECONDS * SAMPLE_RATE:
+        for i in range(0, len(pcm), self._round_bytes):
+            self._inbox.append((pcm[i : i + self._round_bytes], now))
+        self._waiting += len(pcm)
+        if self._waiting > self._most_bytes:
             self._room.clear()
         if self._due():
             self._wake(self)
@@ -164,39 +180,44 @@ class Session:
         enough = self._waiting >= self._missing or len(self._inbox) >= MOST_PIECES or not self._room.is_set()
         return not self._over and (self._ending or enough)
 
+    def _bytes_missing(self) -> int:
+        """For a window; what a resampler holds back is taken to stay as much as it is."""
+        return 2 * -(-self._live.stream.missing * self._rate // SAMPLE_RATE) - self._taken % 2
+
     def _take(self) -> Turn:
         since = None
-        pieces: list[Tensor] = []
-        samples = 0
-        while self._inbox and (not pieces or samples + len(self._inbox[0][0]) <= ROUND_SECONDS * SAMPLE_RATE):
+        pieces: list[bytes] = []
+        n_bytes = 0
+        while self._inbox and (not pieces or n_bytes + len(self._inbox[0][0]) <= self._round_bytes):
             piece, came = self._inbox.popleft()
             pieces.append(piece)
-            samples += len(piece)
-            if since is None and samples >= self._missing:
+            n_bytes += len(piece)
+            if since is None and n_bytes >= self._missing:
                 since = came
-        if self._ending and not self._inbox:
-            since = self._ended if since is None else since
-        self._waiting -= samples
-        if self._waiting <= MOST_WAITING_SECONDS * SAMPLE_RATE:
-            if not self._room.is_set():
-                self._heard = time.monotonic()
+        ended = self._ending and not self._inbox
+        if ended and since is None:
+            since = self._ended
+        self._waiting -= n_bytes
+        self._taken += n_bytes
+        if not self._room.is_set() and self._waiting <= self._most_bytes:
+            self._heard = time.monotonic()
             self._room.set()
-        return Turn(pieces, since, self._ending and not self._inbox)
+        return Turn(b"".join(pieces), since, ended)
 
-    def _deliver(self, captions: list[Caption] | Exception, ended: bool) -> None:
+    def _deliver(self, said: Said, ended: bool) -> None:
         if self._over:
             return
-        if isinstance(captions, Exception):
-            return self.abort(str(captions))
-        for caption in captions:
+        for caption in said.captions:
             if caption.final:
                 self._final.append(caption)
             self._partial = None if caption.final else caption
-        self._missing = self._live.stream.missing
-        if self._due():
-            self._wake(self)
+        if said.error is not None:
+            return self.abort(said.error)
         if len(self._final) > MOST_UNREAD:
             return self.abort(f"{MOST_UNREAD} captions were not read")
+        self._missing = self._bytes_missing()
+        if self._due():
+            self._wake(self)
         self._over = ended
         self._news.set()
 
@@ -234,13 +255,16 @@ class Engine:
         self._work = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "engine")
 
-    def open(self, chunk: int, lookahead: int, pause_seconds: float = PAUSE_SECONDS) -> Session:
+    def open(
+        self, chunk: int, lookahead: int, rate: int = SAMPLE_RATE, pause_seconds: float = PAUSE_SECONDS
+    ) -> Session:
         """A new session.
 
         Args:
-            chunk: see `Live`, as for the others.
+            chunk: see `Live`.
             lookahead: likewise.
-            pause_seconds: likewise.
+            rate: of the samples that will be sent, in Hz.
+            pause_seconds: see `Live`.
 
         Raises:
             Busy: there is no room for it.
@@ -253,7 +277,7 @@ class Engine:
         if len(self.sessions) >= self.most_sessions:
             raise Busy(f"all of {self.most_sessions} sessions are taken: try again later")
         live = Live(self.model, chunk, lookahead, pause_seconds, vad=self.vad, decoding=self.decoding)
-        session = Session(live, self._wake)
+        session = Session(live, rate, self._wake)
         self.sessions.add(session)
         return session
 
@@ -280,13 +304,15 @@ class Engine:
                     continue
                 turns = [session._take() for session in due]
                 start = time.monotonic()
-                done = await loop.run_in_executor(self._thread, self._compute, [s._live for s in due], turns)
-                for session, captions, turn in zip(due, done, turns, strict=True):
-                    session._deliver(captions, turn.ended)
+                done = await loop.run_in_executor(self._thread, self._compute, due, turns)
+                for session, said, turn in zip(due, done, turns, strict=True):
+                    session._deliver(said, turn.ended)
                 now = time.monotonic()
-                samples = sum(len(piece) for turn in turns for piece in turn.pieces)
-                lags = [now - turn.since for turn in turns if turn.since is not None]
-                self._count(Round(samples / SAMPLE_RATE, now - start, lags))
+                seconds = sum(len(turn.pcm) / (2 * session._rate) for session, turn in zip(due, turns, strict=True))
+                lags = [
+                    now - turn.since for turn, said in zip(turns, done, strict=True) if turn.since and said.computed
+                ]
+                self._count(Round(seconds, now - start, lags))
         except Exception:
             logger.exception("the engine failed")
             self.failed = True
@@ -304,33 +330,36 @@ class Engine:
         while self.sessions and time.monotonic() < until:
             await asyncio.sleep(0.01)
 
-    def _compute(self, lives: list[Live], turns: list[Turn]) -> list[list[Caption] | Exception]:
+    def _compute(self, sessions: list[Session], turns: list[Turn]) -> list[Said]:
         """One batch. What is wrong with one session's audio is that session's fault alone."""
-        done: list[list[Caption] | Exception] = [[] for _ in lives]
-        sound = []
+        failed = Said([], error=INTERNAL)
+        done = [failed for _ in sessions]
         waveforms: dict[int, Tensor] = {}
-        for number, (live, turn) in enumerate(zip(lives, turns, strict=True)):
+        errors: dict[int, str] = {}
+        for number, (session, turn) in enumerate(zip(sessions, turns, strict=True)):
             try:
-                if turn.pieces:
-                    waveforms[number] = torch.cat(turn.pieces)
-                    live.stream.accept(waveforms[number])
+                waveform = session._pcm.push(turn.pcm)
                 if turn.ended:
-                    live.stream.end()
-                sound.append(number)
-            except AudioError as error:
-                done[number] = error
+                    try:
+                        waveform = torch.cat([waveform, session._pcm.finish()])
+                    except AudioError as error:  # no reason not to recognise what is before it
+                        errors[number] = str(error)
+                session._live.stream.accept(waveform)
+                if turn.ended:
+                    session._live.stream.end()
+                waveforms[number] = waveform
             except Exception:
                 logger.exception("a session's audio could not be taken in")
-                done[number] = SessionError(INTERNAL)
+        lives = [sessions[number]._live for number in waveforms]
         try:
-            heard = [number for number in sound if number in waveforms]
-            hear([lives[number] for number in heard], [waveforms[number] for number in heard])
+            hear(lives, list(waveforms.values()))
             with arithmetic(self.model, self.precision):
-                said = advance([lives[number].stream for number in sound])
-            for number, log_probs in zip(sound, said, strict=True):
-                done[number] = lives[number].take(log_probs)
+                computed = advance([live.stream for live in lives])
+            for number, live, log_probs in zip(waveforms, lives, computed, strict=True):
+                ended = turns[number].ended
+                done[number] = Said(live.take(log_probs), len(log_probs) > 0 or ended, errors.get(number))
         except Exception:
-            logger.exception("a batch of %d sessions failed", len(sound))
-            for number in sound:
-                done[number] = SessionError(INTERNAL)
+            logger.exception("a batch of %d sessions failed", len(lives))
+            for number in waveforms:
+                done[number] = failed
         return done

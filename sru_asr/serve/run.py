@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ try:
 except ModuleNotFoundError:  # as on Windows
     from asyncio import run as run_loop  # type: ignore[assignment]
 
+from sru_asr.memory import keep_freed_memory
 from sru_asr.serve.conversation import MOST_MESSAGE_BYTES
 
 SWITCH_SECONDS = 0.0005
@@ -103,6 +105,10 @@ def run(app: FastAPI, listening: socket.socket) -> None:
         # another signal may come: there is nothing left to be stopped then.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        keep_freed_memory()
+        # What has been loaded is not looked through for garbage again: that would keep everybody waiting.
+        gc.collect()
+        gc.freeze()
         # Two threads take turns in Python: none may have to wait 5 ms, the default, for its next.
         sys.setswitchinterval(SWITCH_SECONDS)
         run_loop(Server(config).serve([listening]))
