@@ -6,21 +6,15 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-import torch
+from recording import AUDIO, SPOKEN, write_recording
 from test_serve import Running
 
 from sru_asr import load_model
-from sru_asr.audio import SAMPLE_RATE, read, resample
 from sru_asr.model import SHIPPED
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install sru-asr[browser]")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-AUDIO = Path(__file__).resolve().parents[1] / "data/alphanum/audio"
-# What the shipped model has right, by voices that it never heard.
-SPOKEN = ("af_sarah-0177.opus", "af_sarah-0373.opus")
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,13 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Two utterances with a pause between them, after some silence; 48 kHz, as microphones have it."""
-    silence = np.zeros(SAMPLE_RATE * 3 // 2, np.float32)
-    parts = [part for name in SPOKEN for part in (silence, read(AUDIO / name).numpy())]
-    samples = resample(torch.from_numpy(np.concatenate([*parts, silence])), SAMPLE_RATE, 48_000)
-    path = tmp_path_factory.mktemp("page") / "recording.wav"
-    soundfile.write(path, samples.numpy(), 48_000, subtype="PCM_16")
-    return path
+    return write_recording(tmp_path_factory.mktemp("page") / "recording.wav")
 
 
 @pytest.fixture(scope="module")
