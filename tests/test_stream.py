@@ -1,17 +1,24 @@
 """Live equals offline: whatever the pieces the audio comes in, and however long it is."""
 
+import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from recipe_scripts import load_prepare
 
 from sru_asr.audio import AudioError
-from sru_asr.model import ModelConfig, Recognizer
+from sru_asr.decode import greedy
+from sru_asr.manifest import load_manifest
+from sru_asr.model import ModelConfig, Recognizer, load_model
 from sru_asr.stream import Stream, _alike, advance
 from sru_asr.text import CharTokenizer
+
+AN4 = Path(__file__).resolve().parents[2] / "shared/corpora/an4"
 
 
 def tiny_model(subsampling):
@@ -99,6 +106,27 @@ def test_live_equals_offline_in_pieces_of_one_size(size):
     waveform = speech(6_000)
     found = live(waveform, 3, 2, [size] * (len(waveform) // size))
     torch.testing.assert_close(found, offline(waveform, 3, 2), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AN4.is_dir(), reason=f"AN4 is not at {AN4}")
+def test_people_are_heard_live_as_offline(tmp_path):
+    """AN4's development speakers by the model that ships, in pieces drawn at random."""
+    model, rng = load_model(), random.Random(0)
+    cuts = list(load_manifest(load_prepare("an4").prepare(AN4, tmp_path, Path())["dev"]))[::4]
+    said = 0
+    for number, cut in enumerate(cuts):
+        window = ((1, 7), (4, 4), (2, 14), (7, 1), (1, 3))[number % 5]
+        waveform = torch.from_numpy(cut.load_audio()[0])
+        edges = [0, *sorted(rng.randrange(len(waveform) + 1) for _ in range(rng.randrange(40)))]
+        expected = offline(waveform, *window, model)
+        found = live(waveform, *window, [stop - start for start, stop in pairwise(edges)], model)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+        live_path, offline_path = greedy(torch.stack([found, expected]), torch.tensor([len(found)] * 2))
+        assert live_path.tokens == offline_path.tokens
+        assert live_path.frames == offline_path.frames
+        said += len(live_path.tokens) > 0
+    assert said == 33
 
 
 def test_a_chunk_as_long_as_the_utterance_is_full_context():
