@@ -143,6 +143,11 @@ def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
         assert mean.training_data == {"settings": runs[names[-1]] | {"averaged": others}, "recipe": tmp_path.name}
         for found, *parts in zip(mean.parameters(), *(models[name].parameters() for name in names), strict=True):
             torch.testing.assert_close(found, sum(parts) / len(parts))
+    runs["mean"] = runs["b"] | {"averaged": [[]]}
+    models["mean"] = models["b"]
+    with pytest.raises(ValueError, match="is a mean itself"):
+        average("a", "mean")
+    del models["mean"]
     models["b"].delay = 3
     with pytest.raises(ValueError, match="emits tokens 0 frames late"):
         average("a", "b")

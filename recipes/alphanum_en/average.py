@@ -28,8 +28,13 @@ def averaged(models: list[tuple[Path, Settings]]) -> Settings:
         none where it is that model itself.
 
     Raises:
-        ValueError: They have not begun with one model.
+        ValueError: They have not begun with one model, or the last is a mean itself.
     """
+    if "averaged" in models[-1][1]:  # which would be forgotten
+        raise ValueError(
+            f"{models[-1][0]} is a mean itself: name what it is the mean of, as often as it counts, or name it "
+            "before a model that began with it"
+        )
     lineages = [list(_lineage(settings)) for _, settings in models]
     common = next((one for one in lineages[-1] if all(one in lineage for lineage in lineages)), None)
     if common is None:
