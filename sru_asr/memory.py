@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 
 def keep_freed_memory() -> bool:
@@ -14,6 +15,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this is a C library that can be told so (glibc).
     """
+    if sys.platform == "win32":  # where the program itself is no library
+        return False
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_TRIM_THRESHOLD and so on of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # glibc takes no mmap threshold above 32 MiB. Threads' own arenas would unmap what is empty, whatever is said here.

@@ -21,6 +21,8 @@ PIECE_SECONDS = 0.04
 # What a microphone may have recorded before it is asked for: more, and recognition will not catch up.
 BEHIND_SECONDS = 30.0
 LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
+# What is wrong with raw samples that end with half of one.
+ODD = "expected raw samples of two bytes, found an odd number of bytes; is it another format?"
 
 
 def until_interrupted(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -104,13 +106,7 @@ class Pcm:
         return torch.from_numpy(self._resampler.resample_chunk(samples) if self._resampler else samples)
 
     def finish(self) -> Tensor:
-        """What the resampler still holds.
-
-        Raises:
-            AudioError: the samples ended with half of one.
-        """
-        if self._odd:
-            raise AudioError("expected raw samples of two bytes, found an odd number of bytes; is it another format?")
+        """What the resampler still holds; half a sample is passed over."""
         nothing = np.zeros(0, np.float32)
         return torch.from_numpy(self._resampler.resample_chunk(nothing, last=True) if self._resampler else nothing)
 
@@ -134,11 +130,15 @@ def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
         os.set_blocking(file.fileno(), True)  # or nothing yet would look like the end
     n_bytes = 2 * max(round(rate * PIECE_SECONDS), 1)
     read = getattr(file, "read1", file.read)
+    n_read = 0
     while piece := read(n_bytes):
+        n_read += len(piece)
         if len(samples := pcm.push(piece)):
             yield samples
     if len(samples := pcm.finish()):
         yield samples
+    if n_read % 2:
+        raise AudioError(ODD)
 
 
 def from_microphone(device: str | int | None = None) -> Iterator[Tensor]:

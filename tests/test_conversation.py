@@ -100,7 +100,9 @@ def test_what_has_been_said_is_told_before_an_error(client, monkeypatch, latency
         socket.send_bytes(samples)
         if end == "limit":
             socket.send_bytes(bytes(2 * 16_000))
-        elif end == "nonsense":
+        else:
+            socket.send_bytes(b"\0")  # the other half may have been to come
+        if end == "nonsense":
             socket.send_json({"type": "enough"})
         messages = [socket.receive_json()]
         while messages[-1]["type"] != "error":
@@ -108,6 +110,8 @@ def test_what_has_been_said_is_told_before_an_error(client, monkeypatch, latency
     heard = alone(torch.from_numpy(np.frombuffer(samples, "<i2") / np.float32(32_768)), *window_of(latency_ms, 25))
     assert [m["text"] for m in messages if m["type"] == "final"] == [caption.text for caption in heard]
     assert heard
+    reasons = {"idle": "found nothing for", "limit": "lasts at most", "nonsense": "expected audio or"}
+    assert reasons[end] in messages[-1]["message"]
 
 
 def test_a_session_lasts_only_so_long_by_its_audio(client):

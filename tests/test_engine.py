@@ -57,8 +57,8 @@ def alone(waveform, chunk, lookahead):
     return [caption for caption in [*live.push(waveform), *live.finish()] if caption.final]
 
 
-async def everything(session, captions=None):
-    captions = [] if captions is None else captions
+async def everything(session):
+    captions = []
     while (caption := await session.next()) is not None:
         captions.append(caption)
     return captions
@@ -125,28 +125,64 @@ def test_samples_of_another_rate_are_resampled():
     assert expected
     assert [caption for caption in captions if caption.final] == expected
     assert sum(batch.audio_seconds for batch in rounds) == pytest.approx(4 * 16_000 / 44_100)
-    # 64,000 samples there are 23,220 here and 37 frames: windows of 8 from frames 0, 2, ... 28, then the rest.
-    assert sum(len(batch.lag_seconds) for batch in rounds) <= 16
 
 
-def test_half_a_sample_at_the_end_is_an_error_after_what_was_said():
-    async def talk(engine):
-        good, bad = engine.open(2, 6), engine.open(2, 6)
-        for piece in pieces(pcm(speech(2, 0)), 8_000):
-            await good.send(piece)
-            await bad.send(piece)
-        good.end()
-        await bad.send(b"\0")
-        bad.end()
-        said = []
-        with pytest.raises(SessionError, match="odd number of bytes"):
-            await everything(bad, said)
-        with pytest.raises(SessionError, match="odd number of bytes"):
-            await bad.send(pcm(speech(1, 1)))
-        return said, await everything(good)
+def computed(engine, session):
+    """One turn of a session, if it is due, here and now: whether a window was computed."""
+    if not session._due():
+        return None
+    turn = session._take()
+    said = engine._compute([session], [turn])[0]
+    session._deliver(said, turn.ended)
+    return said.computed
 
-    for captions in in_engine(talk):
-        assert [caption for caption in captions if caption.final] == alone(speech(2, 0), 2, 6)
+
+@pytest.mark.parametrize("rate", [1_000, 8_000, 11_025, 44_100, 48_000])
+def test_resampled_windows_are_computed_with_the_message_that_completes_them(rate):
+    """What the resampler holds back changes from message to message."""
+
+    async def talk():
+        engine = Engine(MODEL)
+        session, live, reader = engine.open(4, 4, rate=rate), Live(MODEL, 4, 4), Pcm(rate)
+        windows, turns = 0, []
+        for piece in pieces(pcm(speech(6 * rate / 16_000, 0)), 2 * round(0.04 * rate)):
+            before = live._decoder.n_frames
+            live.push(reader.push(piece))
+            windows += live._decoder.n_frames > before
+            await session.send(piece)
+            turns += [computed(engine, session)]
+            assert session._live._decoder.n_frames == live._decoder.n_frames
+        assert turns.count(True) == windows > 5
+        assert turns.count(None) > (0 if rate == 1_000 else windows)  # of which it holds back a second
+
+    asyncio.run(talk())
+
+
+def test_a_window_may_begin_amid_a_sample():
+    async def talk():
+        engine = Engine(MODEL)
+        session = engine.open(2, 6)
+        await session.send(bytes(2 * 8 * 640 + 1))
+        assert computed(engine, session)
+        await session.send(bytes(2 * 2 * 640 - 2))
+        assert computed(engine, session) is None
+        await session.send(bytes(1))
+        assert computed(engine, session)
+
+    asyncio.run(talk())
+
+
+def test_what_waits_is_bounded_at_every_rate():
+    async def talk():
+        engine = Engine(MODEL)
+        for rate in (1_000, 384_000):
+            session = engine.open(2, 6, rate=rate)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(session.send(bytes(1 << 24)), 0.05)
+            most = min(10 * 2 * rate, 1 << 20)
+            assert most < session._waiting <= most + rate
+
+    asyncio.run(talk())
 
 
 def test_a_batch_that_fails_is_an_error_for_its_sessions_and_the_engine_goes_on(monkeypatch):
@@ -211,7 +247,7 @@ def test_who_sends_too_much_waits():
         session = engine.open(2, 6)
         engine._work = asyncio.Event()  # it sleeps
         session._wake = lambda _: None
-        await session.send(pcm(speech(11, 0)))
+        await session.send(pcm(speech(10.5, 0)))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(session.send(pcm(speech(1, 0))), 0.05)
         engine.close(session)

@@ -19,7 +19,7 @@ from sru_asr.live import PAUSE_SECONDS, Caption
 from sru_asr.serve.engine import Ended, Engine, Session
 from sru_asr.serve.guard import allowed, bearer
 from sru_asr.serve.limits import Limits
-from sru_asr.source import HIGHEST_RATE, LOWEST_RATE
+from sru_asr.source import HIGHEST_RATE, LOWEST_RATE, ODD
 from sru_asr.windows import window_of
 
 # What a client may take before it says how it wants to be heard, and between pieces of audio.
@@ -160,6 +160,8 @@ async def _hear(socket: WebSocket, session: Session, start: Start, limits: Limit
         if message != {"type": "end"}:
             raise Refused('expected audio or {"type": "end"}')
         session.end()
+        if n_bytes % 2:
+            raise Refused(ODD)
 
 
 async def _receive(socket: WebSocket) -> bytes | dict[str, Any]:

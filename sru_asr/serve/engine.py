@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from sru_asr.audio import SAMPLE_RATE, AudioError
+from sru_asr.audio import SAMPLE_RATE
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.live import PAUSE_SECONDS, Caption, Live, hear
 from sru_asr.precision import arithmetic
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MOST_WAITING_SECONDS = 10.0
 # Of a session's audio, computed in a batch at most: who sends a file as fast as possible must not keep others waiting.
 ROUND_SECONDS = 0.5
+# The same, of rates above 52 kHz.
+MOST_WAITING_BYTES = 1 << 20
 # Pieces that may wait for the rest of a window: there is no end of them where each has a single sample.
 MOST_PIECES = 100
 # Final captions that may wait to be read; who reads none of so many has gone.
@@ -71,7 +73,7 @@ class Said(NamedTuple):
 
     captions: list[Caption]
     computed: bool = False  # whether of a window, or the end
-    error: str | None = None  # that ends the session, once the captions have been told
+    error: str | None = None  # that ends the session
 
 
 class Session:
@@ -91,7 +93,7 @@ class Session:
         self._pcm = Pcm(rate)
         self._wake = wake
         self._rate = rate
-        self._most_bytes = int(MOST_WAITING_SECONDS * 2 * rate)
+        self._most_bytes = min(int(MOST_WAITING_SECONDS * 2 * rate), MOST_WAITING_BYTES)
         self._round_bytes = int(ROUND_SECONDS * 2 * rate)
         self._inbox: deque[tuple[bytes, float]] = deque()  # with the time when it came
         self._waiting = 0  # bytes in it
@@ -115,28 +117,28 @@ class Session:
             SessionError: the session has ended early.
             Ended: `end` has been called; this is not recognised.
         """
-        if not self._room.is_set():
-            await self._room.wait()
-        if self._error is not None:
-            raise SessionError(self._error)
-        if self._ending:
-            raise Ended("this session has been ended: open another one for the next utterances")
-        if not pcm:
-            return
-        self._heard = now = time.monotonic()
         for i in range(0, len(pcm), self._round_bytes):
-            self._inbox.append((pcm[i : i + self._round_bytes], now))
-        self._waiting += len(pcm)
-        if self._waiting > self._most_bytes:
-            self._room.clear()
-        if self._due():
-            self._wake(self)
+            if not self._room.is_set():
+                await self._room.wait()
+            if self._error is not None:
+                raise SessionError(self._error)
+            if self._ending:
+                raise Ended("this session has been ended: open another one for the next utterances")
+            piece = pcm[i : i + self._round_bytes]
+            self._heard = time.monotonic()
+            self._inbox.append((piece, self._heard))
+            self._waiting += len(piece)
+            if self._waiting > self._most_bytes:
+                self._room.clear()
+            if self._due():
+                self._wake(self)
 
     def end(self) -> None:
         """Say that nothing will follow. Captions of what was sent still come."""
-        self._ending = True
-        self._ended = time.monotonic()
-        self._wake(self)
+        if not self._ending:
+            self._ending = True
+            self._ended = time.monotonic()
+            self._wake(self)
 
     def abort(self, why: str = "the session was closed") -> None:
         """Forget what waits; nothing more will come."""
@@ -181,8 +183,9 @@ class Session:
         return not self._over and (self._ending or enough)
 
     def _bytes_missing(self) -> int:
-        """For a window; what a resampler holds back is taken to stay as much as it is."""
-        return 2 * -(-self._live.stream.missing * self._rate // SAMPLE_RATE) - self._taken % 2
+        """For a window, at least: what a resampler holds back changes, so it is asked again with each that follow."""
+        stream = self._live.stream
+        return 2 * -(-(stream.samples + stream.missing) * self._rate // SAMPLE_RATE) - self._taken
 
     def _take(self) -> Turn:
         since = None
@@ -268,7 +271,7 @@ class Engine:
 
         Raises:
             Busy: there is no room for it.
-            ValueError: a window or a time that means nothing.
+            ValueError: a window, a rate or a time that means nothing.
         """
         if self.failed:
             raise Busy("the server has failed, and has to be started anew; its log has more")
@@ -335,15 +338,11 @@ class Engine:
         failed = Said([], error=INTERNAL)
         done = [failed for _ in sessions]
         waveforms: dict[int, Tensor] = {}
-        errors: dict[int, str] = {}
         for number, (session, turn) in enumerate(zip(sessions, turns, strict=True)):
             try:
                 waveform = session._pcm.push(turn.pcm)
                 if turn.ended:
-                    try:
-                        waveform = torch.cat([waveform, session._pcm.finish()])
-                    except AudioError as error:  # no reason not to recognise what is before it
-                        errors[number] = str(error)
+                    waveform = torch.cat([waveform, session._pcm.finish()])
                 session._live.stream.accept(waveform)
                 if turn.ended:
                     session._live.stream.end()
@@ -357,7 +356,7 @@ class Engine:
                 computed = advance([live.stream for live in lives])
             for number, live, log_probs in zip(waveforms, lives, computed, strict=True):
                 ended = turns[number].ended
-                done[number] = Said(live.take(log_probs), len(log_probs) > 0 or ended, errors.get(number))
+                done[number] = Said(live.take(log_probs), len(log_probs) > 0 or ended)
         except Exception:
             logger.exception("a batch of %d sessions failed", len(lives))
             for number in waveforms:
