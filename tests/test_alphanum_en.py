@@ -31,7 +31,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     before, path = set(sys.modules), list(sys.path)
     sys.path.insert(0, str(RECIPE))
     modules = {}
-    for name in ("prepare", "evaluate", "ship", "average"):
+    for name in ("prepare", "evaluate", "ship", "average", "whole"):
         spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -40,7 +40,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in {"prepare", "evaluate", "ship", "average", "rows", "an4", "fsdd", "alphanum"}:
+        if name.split(".")[0] in {"prepare", "evaluate", "ship", "average", "whole", "rows", "an4", "fsdd", "alphanum"}:
             del sys.modules[name]
 
 
@@ -156,6 +156,71 @@ def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
     runs["b"] = runs["b"] | {"init_from": None}
     with pytest.raises(ValueError, match="did not begin with one another"):
         average("a", "b")
+
+
+# Writes what it was called with, and into its output folder a model. Fails or waits when it is told to.
+TRAINING = """
+import json, os, sys, time
+from pathlib import Path
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = Path(options["--output-dir"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder.parent / "calls.jsonl", "a") as calls:
+    calls.write(json.dumps([folder.name, options, os.environ["OMP_NUM_THREADS"]]) + "\\n")
+print("trained", flush=True)
+if folder.name == options.get("--fails"):
+    sys.exit(3)
+if folder.name == options.get("--waits"):
+    time.sleep(600)
+import torch
+from sru_asr.model import ModelConfig, Recognizer, load_model
+from sru_asr.text import CharTokenizer
+torch.manual_seed(int(options["--seed"]))
+model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer())
+before = options.get("--init-from")
+start = before and {"name": "first", "settings": load_model(before).training_data["settings"]}
+model.training_data = {"settings": {"seed": int(options["--seed"]), "init_from": start}}
+model.save(folder / "model.safetensors")
+"""
+
+
+def test_the_whole_training_goes_on_where_it_was_left(
+    recipe: dict[str, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    scripts, output = tmp_path / "scripts", tmp_path / "out"
+    scripts.mkdir()
+    (scripts / "train.py").write_text(TRAINING)
+    (scripts / "average.py").write_bytes((RECIPE / "average.py").read_bytes())
+    monkeypatch.setattr(recipe["whole"], "HERE", scripts)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def whole(*options: str) -> list[Any]:
+        """The trainings that it begins."""
+        monkeypatch.setattr("sys.argv", ["whole.py", "--output-dir", str(output), "--seed", "5", *options])
+        (output / "calls.jsonl").unlink(missing_ok=True)
+        recipe["whole"].main()
+        calls = output / "calls.jsonl"
+        return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+
+    with pytest.raises(SystemExit) as stopped:  # one of two fails: the other does not go on for ten minutes
+        whole("--fails", "later1", "--waits", "later0")
+    assert stopped.value.code == 3
+    assert (output / "first/model.safetensors").is_file()
+    assert "later1: trained" in capfd.readouterr().out.splitlines()
+    calls = {name: (options, threads) for name, options, threads in whole("--trainer.precision", "bf16-mixed")}
+    assert set(calls) == {"later0", "later1"}
+    assert calls["later0"][0]["--trainer.precision"] == "bf16-mixed"
+    assert calls["later0"][0]["--seed"] != calls["later1"][0]["--seed"]
+    assert {threads for _, threads in calls.values()} == {"2"}
+    assert {options["--init-from"] for options, _ in calls.values()} == {str(output / "first")}
+    later = [sru_asr.load_model(output / name) for name in ("later0", "later1")]
+    for mean, *parts in zip(*(model.parameters() for model in (sru_asr.load_model(output), *later)), strict=True):
+        torch.testing.assert_close(mean, sum(parts) / 2)
+    assert whole() == []
 
 
 def test_what_is_measured_ships_with_its_card(
