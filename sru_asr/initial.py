@@ -23,7 +23,8 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     vocab_size = 0 if isinstance(model.tokenizer, CharTokenizer) else model.tokenizer.vocab_size
     found = {f"model.{name}": value for name, value in asdict(model.config).items()}
     if not args.new_tokenizer:
-        found["data.vocab_size"] = vocab_size
+        data = (model.training_data.get("settings") or {}).get("data") or {}
+        found |= {"data.vocab_size": vocab_size, "data.stems": tuple(data.get("stems", ()))}
     refused = [
         f"--{name} {args[name]} (it has {value})"
         for name, value in found.items()
@@ -42,7 +43,7 @@ def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: 
     texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
     tokenizer: Tokenizer
     if data.vocab_size:
-        tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size)
+        tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size, stems=data.stems)
     else:
         tokenizer = CharTokenizer(alphabet(texts))
     model = Recognizer(config, tokenizer)

@@ -336,14 +336,18 @@ def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: 
     """Whatever a recipe's own defaults are; what was asked for besides used to be recorded and ignored."""
     config = ModelConfig(channels=4, hidden_size=16, num_layers=2)
     Recognizer(config, CharTokenizer()).save(tmp_path / "model.safetensors")
-    parser = training_parser("tiny", None, model__num_layers=3, data__vocab_size=120)
+    parser = training_parser("tiny", None, model__num_layers=3, data__vocab_size=120, data__stems=["SIX"])
     options = ["--init-from", str(tmp_path), "--model.hidden_size", "16"]
     args = parser.parse_args(options)
     assert given_model(args, parser.get_defaults()).training
     assert args.model.as_dict() == asdict(config)
     assert args.data.vocab_size == 0
+    assert args.data.stems == ()
     args = parser.parse_args([*options, "--model.channels", "8", "--data.vocab_size", "50"])
     with pytest.raises(ValueError, match=r"leave out --model.channels 8 \(it has 4\), --data.vocab_size 50 \(it has 0"):
+        given_model(args, parser.get_defaults())
+    args = parser.parse_args([*options, "--data.stems", "[TEN]"])
+    with pytest.raises(ValueError, match=r"leave out --data.stems \('TEN',\) \(it has \(\)\)"):
         given_model(args, parser.get_defaults())
 
 
