@@ -184,7 +184,7 @@ model.save(folder / "model.safetensors")
 """
 
 
-def test_the_whole_training_goes_on_where_it_was_left(
+def test_the_whole_training_is_two_from_one_and_their_mean(
     recipe: dict[str, ModuleType],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -203,8 +203,7 @@ def test_the_whole_training_goes_on_where_it_was_left(
         monkeypatch.setattr("sys.argv", ["whole.py", "--output-dir", str(output), "--seed", "5", *options])
         (output / "calls.jsonl").unlink(missing_ok=True)
         recipe["whole"].main()
-        calls = output / "calls.jsonl"
-        return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+        return [json.loads(line) for line in (output / "calls.jsonl").read_text().splitlines()]
 
     with pytest.raises(SystemExit) as stopped:  # one of two fails: the other does not go on for ten minutes
         whole("--fails", "later1", "--waits", "later0")
@@ -212,15 +211,14 @@ def test_the_whole_training_goes_on_where_it_was_left(
     assert (output / "first/model.safetensors").is_file()
     assert "later1: trained" in capfd.readouterr().out.splitlines()
     calls = {name: (options, threads) for name, options, threads in whole("--trainer.precision", "bf16-mixed")}
-    assert set(calls) == {"later0", "later1"}
+    assert set(calls) == {"first", "later0", "later1"}
     assert calls["later0"][0]["--trainer.precision"] == "bf16-mixed"
     assert calls["later0"][0]["--seed"] != calls["later1"][0]["--seed"]
-    assert {threads for _, threads in calls.values()} == {"2"}
-    assert {options["--init-from"] for options, _ in calls.values()} == {str(output / "first")}
+    assert [calls[name][1] for name in ("first", "later0", "later1")] == ["4", "2", "2"]
+    assert [calls[name][0].get("--init-from") for name in calls] == [None, *[str(output / "first")] * 2]
     later = [sru_asr.load_model(output / name) for name in ("later0", "later1")]
     for mean, *parts in zip(*(model.parameters() for model in (sru_asr.load_model(output), *later)), strict=True):
         torch.testing.assert_close(mean, sum(parts) / 2)
-    assert whole() == []
 
 
 def test_what_is_measured_ships_with_its_card(

@@ -3,7 +3,7 @@
 It can be stopped at any time, and goes on when the same command is given again. Options that are not listed go to each
 of the trainings, as --trainer.precision bf16-mixed does; train.py --help lists them.
 
-example: python recipes/alphanum_en/whole.py --corpora-dir ~/corpora --output-dir runs/alphanum_en
+example: python recipes/alphanum_en/whole.py --corpora-dir ~/corpora --output-dir runs/whole
 """
 
 import argparse
@@ -17,24 +17,24 @@ from pathlib import Path
 from sru_asr.script import run
 
 HERE = Path(__file__).resolve().parent
-CHECKPOINT = "model.safetensors"
 # Those of the trainings that begin with the first one.
 LATER = ("--loss.delay", "3", "--trainer.max_epochs", "4", "--optimizer.learning_rate", "1e-3")
 BRANCHES = 2
 
 
-def stages(output_dir: Path, seed: int, options: list[str]) -> list[dict[Path, list[str]]]:
-    """What is run, stage by stage: the arguments of Python by where each run's model goes, all of a stage at once."""
-    first, *later = output_dir / "first", *(output_dir / f"later{number}" for number in range(BRANCHES))
+def stages(output_dir: Path, seed: int, options: list[str]) -> list[dict[str, list[str]]]:
+    """What is run, stage by stage, all of a stage at once: the arguments of Python, by a name for each."""
+    first = str(output_dir / "first")
+    later = {f"later{number}": str(1000 * (number + 1) + seed) for number in range(BRANCHES)}
+    folders = [str(output_dir / name) for name in later]
     train = [str(HERE / "train.py"), *options, "--output-dir"]
-    seeds = [str(1000 * (number + 1) + seed) for number in range(BRANCHES)]
     return [
-        {first: [*train, str(first), "--seed", str(seed)]},
+        {"first": [*train, first, "--seed", str(seed)]},
         {
-            folder: [*train, str(folder), "--seed", own, "--init-from", str(first), *LATER]
-            for folder, own in zip(later, seeds, strict=True)
+            name: [*train, folder, "--seed", own, "--init-from", first, *LATER]
+            for folder, (name, own) in zip(folders, later.items(), strict=True)
         },
-        {output_dir: [str(HERE / "average.py"), *map(str, later), "--output-dir", str(output_dir)]},
+        {"mean": [str(HERE / "average.py"), *folders, "--output-dir", str(output_dir)]},
     ]
 
 
@@ -76,20 +76,17 @@ def _follow(name: str, process: subprocess.Popen) -> int:
 
 
 def main() -> None:
-    """Parses the command line and runs what is not there yet."""
+    """Parses the command line and runs all stages; of one that is finished only the measurement is repeated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/alphanum_en"), help="default: %(default)s")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/whole"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     arguments, options = parser.parse_known_args()
     for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
         signal.signal(getattr(signal, name), lambda signum, _: sys.exit(128 + signum))
     plan = stages(arguments.output_dir, arguments.seed, options)
     for number, stage in enumerate(plan, 1):
-        left = {folder.name: command for folder, command in stage.items() if not (folder / CHECKPOINT).is_file()}
-        if left:
-            print(f"stage {number} of {len(plan)}: {', '.join(left)}", flush=True)
-            run_together(left)
-    print(f"model: {arguments.output_dir / CHECKPOINT}")
+        print(f"stage {number} of {len(plan)}: {', '.join(stage)}", flush=True)
+        run_together(stage)
 
 
 if __name__ == "__main__":
