@@ -20,7 +20,7 @@ from sru_asr.text import normalize
 # Reverberation time is that of a decay by 60 dB, in nepers of amplitude.
 DECAY_60_DB = 60 / 20 * np.log(10)
 # Between these frequencies a channel's gain is a straight line over the logarithm of frequency.
-CHANNEL_HERTZ = (60, 150, 400, 1000, 2500, 6000)
+CHANNEL_HERTZ = (30, 60, 150, 400, 1000, 2500, 3800, 6000)
 # What is left of the spectrum ends somewhere here, half of the time as telephones have it.
 BAND_HERTZ = (3300, 7000)
 TELEPHONE_HERTZ = (3300, 4000)

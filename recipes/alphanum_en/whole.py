@@ -17,7 +17,9 @@ from pathlib import Path
 from sru_asr.script import run
 
 HERE = Path(__file__).resolve().parent
-# Those of the trainings that begin with the first one.
+# Options of all trainings, of the first one, and of those that begin with it.
+ALL = ("--loss.windowed", "1.0", "--augment.channel", "0.9", "--augment.channel_db", "10")
+FIRST = ("--model.floor", "1e-10", "--data.stems", "[FOUR,SIX,SEVEN,EIGHT,NINE,TEN]", "--trainer.max_epochs", "10")
 LATER = ("--loss.delay", "3", "--trainer.max_epochs", "4", "--optimizer.learning_rate", "1e-3")
 BRANCHES = 2
 
@@ -27,11 +29,11 @@ def stages(output_dir: Path, seed: int, options: list[str]) -> list[dict[str, li
     first = str(output_dir / "first")
     later = {f"later{number}": str(1000 * (number + 1) + seed) for number in range(BRANCHES)}
     folders = [str(output_dir / name) for name in later]
-    train = [str(HERE / "train.py"), *options, "--output-dir"]
+    train = [str(HERE / "train.py"), *ALL]
     return [
-        {"first": [*train, first, "--seed", str(seed)]},
+        {"first": [*train, *FIRST, *options, "--output-dir", first, "--seed", str(seed)]},
         {
-            name: [*train, folder, "--seed", own, "--init-from", first, *LATER]
+            name: [*train, *LATER, *options, "--output-dir", folder, "--seed", own, "--init-from", first]
             for folder, (name, own) in zip(folders, later.items(), strict=True)
         },
         {"mean": [str(HERE / "average.py"), *folders, "--output-dir", str(output_dir)]},
