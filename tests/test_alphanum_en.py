@@ -166,7 +166,7 @@ options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 folder = Path(options["--output-dir"])
 folder.mkdir(parents=True, exist_ok=True)
 with open(folder.parent / "calls.jsonl", "a") as calls:
-    calls.write(json.dumps([folder.name, options, os.environ["OMP_NUM_THREADS"]]) + "\\n")
+    calls.write(json.dumps([folder.name, options, os.environ.get("OMP_NUM_THREADS")]) + "\\n")
 print("trained", flush=True)
 if folder.name == options.get("--fails"):
     sys.exit(3)
@@ -214,7 +214,7 @@ def test_the_whole_training_is_two_from_one_and_their_mean(
     assert set(calls) == {"first", "later0", "later1"}
     assert calls["later0"][0]["--trainer.precision"] == "bf16-mixed"
     assert calls["later0"][0]["--seed"] != calls["later1"][0]["--seed"]
-    assert [calls[name][1] for name in ("first", "later0", "later1")] == ["4", "2", "2"]
+    assert [calls[name][1] for name in ("first", "later0", "later1")] == [None, "2", "2"]
     assert [calls[name][0].get("--init-from") for name in calls] == [None, *[str(output / "first")] * 2]
     later = [sru_asr.load_model(output / name) for name in ("later0", "later1")]
     for mean, *parts in zip(*(model.parameters() for model in (sru_asr.load_model(output), *later)), strict=True):

@@ -47,11 +47,11 @@ def run_together(commands: dict[str, list[str]]) -> None:
         SystemExit: one of them failed, of which it has said why, with its status; the others have been stopped.
     """
     alone = len(commands) == 1
-    cores = str(max((os.cpu_count() or 1) // len(commands), 1))
+    threads = {} if alone else {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // len(commands), 1))}
     processes = {
         name: subprocess.Popen(
             [sys.executable, *command],
-            env={"OMP_NUM_THREADS": cores, **os.environ},
+            env={**threads, **os.environ},
             start_new_session=True,  # they are stopped from here, and once
             stdout=None if alone else subprocess.PIPE,
             stderr=None if alone else subprocess.STDOUT,
@@ -59,8 +59,8 @@ def run_together(commands: dict[str, list[str]]) -> None:
         )
         for name, command in commands.items()
     }
-    with ThreadPoolExecutor(len(processes)) as threads:
-        done = [threads.submit(_follow, name, process) for name, process in processes.items()]
+    with ThreadPoolExecutor(len(processes)) as pool:
+        done = [pool.submit(_follow, name, process) for name, process in processes.items()]
         try:
             for future in as_completed(done):
                 if status := future.result():
