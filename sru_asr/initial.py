@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from jsonargparse import Namespace
 from lhotse import CutSet
@@ -23,8 +24,7 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     vocab_size = 0 if isinstance(model.tokenizer, CharTokenizer) else model.tokenizer.vocab_size
     found = {f"model.{name}": value for name, value in asdict(model.config).items()}
     if not args.new_tokenizer:
-        data = (model.training_data.get("settings") or {}).get("data") or {}
-        found |= {"data.vocab_size": vocab_size, "data.stems": tuple(data.get("stems", ()))}
+        found |= {"data.vocab_size": vocab_size, "data.stems": _stems(model)}
     refused = [
         f"--{name} {args[name]} (it has {value})"
         for name, value in found.items()
@@ -36,6 +36,14 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     for name, value in found.items():
         args[name] = value
     return model.train()
+
+
+def _stems(model: Recognizer) -> tuple[str, ...]:
+    """The `DataConfig.stems` of its training, if its header, which may be anybody's, says so."""
+    said: Any = model.training_data
+    for name in ("settings", "data", "stems"):
+        said = said.get(name) if isinstance(said, dict) else None
+    return tuple(said) if isinstance(said, list) and all(isinstance(stem, str) for stem in said) else ()
 
 
 def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: Recognizer | None) -> Recognizer:

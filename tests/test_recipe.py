@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import os, signal
 from pathlib import Path
+from typing import Any
 from sru_asr import recipe, script, settings
 from sru_asr.task import SpeechTask
 
@@ -349,6 +351,27 @@ def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: 
     args = parser.parse_args([*options, "--data.stems", "[TEN]"])
     with pytest.raises(ValueError, match=r"leave out --data.stems \('TEN',\) \(it has \(\)\)"):
         given_model(args, parser.get_defaults())
+
+
+@pytest.mark.parametrize(
+    ("settings", "stems"),
+    [
+        ({"data": {"stems": ["SIX"]}}, ("SIX",)),
+        ({"data": {"stems": 6}}, ()),
+        ({"data": {"stems": [6]}}, ()),
+        ({"data": "SIX"}, ()),
+        ("SIX", ()),
+    ],
+)
+def test_what_a_header_says_of_its_training_may_be_anything(settings: Any, stems: tuple, tmp_path: Path) -> None:
+    """It comes with the file; nonsense there ended in a traceback."""
+    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
+    model.training_data = {"settings": settings}
+    model.save(tmp_path / "model.safetensors")
+    parser = training_parser("tiny", None)
+    args = parser.parse_args(["--init-from", str(tmp_path)])
+    given_model(args, parser.get_defaults())
+    assert args.data.stems == stems
 
 
 @pytest.mark.parametrize(
