@@ -19,8 +19,8 @@ from sru_asr.script import run
 HERE = Path(__file__).resolve().parent
 # Options of all trainings, of the first one, and of those that begin with it.
 ALL = ("--loss.windowed", "1.0", "--augment.channel", "0.9", "--augment.channel_db", "10")
-FIRST = ("--model.floor", "1e-10", "--data.stems", "[FOUR,SIX,SEVEN,EIGHT,NINE,TEN]", "--trainer.max_epochs", "10")
-LATER = ("--loss.delay", "3", "--trainer.max_epochs", "4", "--optimizer.learning_rate", "1e-3")
+FIRST = ("--model.floor", "1e-10", "--trainer.max_epochs", "10")
+LATER = ("--loss.delay", "3", "--loss.delayed", "0.3", "--trainer.max_epochs", "14")
 BRANCHES = 2
 
 
