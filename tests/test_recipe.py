@@ -31,7 +31,6 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import os, signal
 from pathlib import Path
-from typing import Any
 from sru_asr import recipe, script, settings
 from sru_asr.task import SpeechTask
 
