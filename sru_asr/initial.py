@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from jsonargparse import Namespace
 from lhotse import CutSet
@@ -24,7 +23,7 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     vocab_size = 0 if isinstance(model.tokenizer, CharTokenizer) else model.tokenizer.vocab_size
     found = {f"model.{name}": value for name, value in asdict(model.config).items()}
     if not args.new_tokenizer:
-        found |= {"data.vocab_size": vocab_size, "data.stems": _stems(model)}
+        found["data.vocab_size"] = vocab_size
     refused = [
         f"--{name} {args[name]} (it has {value})"
         for name, value in found.items()
@@ -38,20 +37,12 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     return model.train()
 
 
-def _stems(model: Recognizer) -> tuple[str, ...]:
-    """The `DataConfig.stems` of its training, if its header, which may be anybody's, says so."""
-    said: Any = model.training_data
-    for name in ("settings", "data", "stems"):
-        said = said.get(name) if isinstance(said, dict) else None
-    return tuple(said) if isinstance(said, list) and all(isinstance(stem, str) for stem in said) else ()
-
-
 def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: Recognizer | None) -> Recognizer:
     """A model with a tokenizer for these transcripts, which has the encoder of `given` where there is one."""
     texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
     tokenizer: Tokenizer
     if data.vocab_size:
-        tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size, stems=data.stems)
+        tokenizer = SentencePieceTokenizer.train(texts, data.vocab_size)
     else:
         tokenizer = CharTokenizer(alphabet(texts))
     model = Recognizer(config, tokenizer)

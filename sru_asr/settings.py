@@ -40,8 +40,6 @@ class DataConfig:
         workers: processes that load audio; if negative, two for each GPU, and none where the CPU trains: it has all its
             cores busy, and they wait for each other at every step.
         vocab_size: of a sentencepiece tokenizer trained on the training transcripts; 0 for characters.
-        stems: words that are tokens of their own in all words that begin with them, where there is such a tokenizer. A
-            live recogniser then says SIX without having heard whether it is SIXTEEN, and adds what comes.
     """
 
     max_batch_seconds: float = 60.0
@@ -50,7 +48,6 @@ class DataConfig:
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     workers: int = -1
     vocab_size: int = 0
-    stems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.max_batch_seconds < math.inf:

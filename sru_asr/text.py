@@ -151,11 +151,7 @@ class SentencePieceTokenizer:
 
     @classmethod
     def train(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int,
-        model_type: Literal["bpe", "unigram"] = "bpe",
-        stems: Sequence[str] = (),
+        cls, texts: Iterable[str], vocab_size: int, model_type: Literal["bpe", "unigram"] = "bpe"
     ) -> "SentencePieceTokenizer":
         """Trains a model in memory; every character of the texts becomes a piece, none is rewritten.
 
@@ -163,16 +159,11 @@ class SentencePieceTokenizer:
             texts: Normalised transcripts.
             vocab_size: The number of tokens, the blank and sentencepiece's unknown piece included.
             model_type: sentencepiece's algorithm.
-            stems: Beginnings of words that are always a token of their own, as SIX is in SIXTEEN.
 
         Raises:
             TokenizerError: The texts are empty, or `vocab_size` is more than they have pieces for, or too few for their
-                characters (the message names the limit); or a stem is no normalised word.
+                characters; the message names the limit.
         """
-        if wrong := [stem for stem in stems if not stem or " " in stem or normalize(stem) != stem]:
-            raise TokenizerError(
-                f"expected stems to be normalised words, found {_listed(wrong)}; write them as texts are"
-            )
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -187,7 +178,6 @@ class SentencePieceTokenizer:
                 bos_id=-1,
                 eos_id=-1,
                 pad_id=-1,
-                user_defined_symbols=[_SPACE_PIECE + stem for stem in stems],
                 minloglevel=2,
             )
         except (RuntimeError, ValueError) as error:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -337,40 +336,15 @@ def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: 
     """Whatever a recipe's own defaults are; what was asked for besides used to be recorded and ignored."""
     config = ModelConfig(channels=4, hidden_size=16, num_layers=2)
     Recognizer(config, CharTokenizer()).save(tmp_path / "model.safetensors")
-    parser = training_parser("tiny", None, model__num_layers=3, data__vocab_size=120, data__stems=["SIX"])
+    parser = training_parser("tiny", None, model__num_layers=3, data__vocab_size=120)
     options = ["--init-from", str(tmp_path), "--model.hidden_size", "16"]
     args = parser.parse_args(options)
     assert given_model(args, parser.get_defaults()).training
     assert args.model.as_dict() == asdict(config)
     assert args.data.vocab_size == 0
-    assert args.data.stems == ()
     args = parser.parse_args([*options, "--model.channels", "8", "--data.vocab_size", "50"])
     with pytest.raises(ValueError, match=r"leave out --model.channels 8 \(it has 4\), --data.vocab_size 50 \(it has 0"):
         given_model(args, parser.get_defaults())
-    args = parser.parse_args([*options, "--data.stems", "[TEN]"])
-    with pytest.raises(ValueError, match=r"leave out --data.stems \('TEN',\) \(it has \(\)\)"):
-        given_model(args, parser.get_defaults())
-
-
-@pytest.mark.parametrize(
-    ("settings", "stems"),
-    [
-        ({"data": {"stems": ["SIX"]}}, ("SIX",)),
-        ({"data": {"stems": 6}}, ()),
-        ({"data": {"stems": [6]}}, ()),
-        ({"data": "SIX"}, ()),
-        ("SIX", ()),
-    ],
-)
-def test_what_a_header_says_of_its_training_may_be_anything(settings: Any, stems: tuple, tmp_path: Path) -> None:
-    """It comes with the file; nonsense there ended in a traceback."""
-    model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=2), CharTokenizer())
-    model.training_data = {"settings": settings}
-    model.save(tmp_path / "model.safetensors")
-    parser = training_parser("tiny", None)
-    args = parser.parse_args(["--init-from", str(tmp_path)])
-    given_model(args, parser.get_defaults())
-    assert args.data.stems == stems
 
 
 @pytest.mark.parametrize(

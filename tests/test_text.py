@@ -141,29 +141,6 @@ def test_training_says_which_sizes_are_possible(model_type):
         SentencePieceTokenizer.train(CORPUS, 5, model_type=model_type)
 
 
-@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_stems_are_tokens_in_all_words_that_begin_with_them(model_type):
-    texts = [*CORPUS, *["SIX SIXTEEN SIXTY SIXTEENTH", "SEVEN SEVENTY SIXTEEN", "SIXTEEN SIXTEEN"] * 20]
-    without = SentencePieceTokenizer.train(texts, 42, model_type=model_type)
-    assert len(without.encode("SIXTEEN")) == 1
-    stems = SentencePieceTokenizer.train(texts, 42, model_type=model_type, stems=["SIX", "SEVEN"])
-    assert stems.vocab_size == 42
-    for text in (*texts, "XSIX", "SEVENSIX"):
-        assert stems.decode(stems.encode(text)) == text
-    six, seven = (stems.encode(word) for word in ("SIX", "SEVEN"))
-    assert len(six) == len(seven) == 1
-    assert all(stems.encode(word)[:1] == six for word in ("SIXTEEN", "SIXTY", "SIXTEENTH"))
-    assert stems.encode("SEVENTY")[:1] == seven
-    assert six[0] not in stems.encode("XSIX")
-    assert tokenizer_from_dict(stems.to_dict()).encode("SIXTY") == stems.encode("SIXTY")
-
-
-@pytest.mark.parametrize("stem", ["", "six", "SIX TEEN", "SIX-"])
-def test_stems_are_words_as_transcripts_have_them(stem):
-    with pytest.raises(TokenizerError, match="expected stems to be normalised words, found"):
-        SentencePieceTokenizer.train(CORPUS, 60, stems=["THE", stem])
-
-
 def test_training_is_quiet_and_takes_an_iterator(capfd):
     assert SentencePieceTokenizer.train(iter(CORPUS), 60).to_dict() == PIECES.to_dict()
     assert capfd.readouterr() == ("", "")
