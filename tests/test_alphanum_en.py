@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import sru_asr
 from sru_asr.corpus import Utterance, write_cuts
 from sru_asr.data import load_waveform
 from sru_asr.manifest import load_manifest
+from sru_asr.metrics import word_errors
 from sru_asr.model import SHIPPED, ModelConfig, Recognizer
 from sru_asr.text import CharTokenizer
 
@@ -31,7 +32,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     before, path = set(sys.modules), list(sys.path)
     sys.path.insert(0, str(RECIPE))
     modules = {}
-    for name in ("prepare", "evaluate", "ship", "average", "whole"):
+    for name in ("prepare", "evaluate", "ship", "average"):
         spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -40,7 +41,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in {"prepare", "evaluate", "ship", "average", "whole", "rows", "an4", "fsdd", "alphanum"}:
+        if name.split(".")[0] in {"prepare", "evaluate", "ship", "average", "rows", "an4", "fsdd", "alphanum"}:
             del sys.modules[name]
 
 
@@ -158,67 +159,23 @@ def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
         average("a", "b")
 
 
-# Writes what it was called with, and into its output folder a model. Fails or waits when it is told to.
-TRAINING = """
-import json, os, sys, time
-from pathlib import Path
-options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-folder = Path(options["--output-dir"])
-folder.mkdir(parents=True, exist_ok=True)
-with open(folder.parent / "calls.jsonl", "a") as calls:
-    calls.write(json.dumps([folder.name, options, os.environ.get("OMP_NUM_THREADS")]) + "\\n")
-print("trained", flush=True)
-if folder.name == options.get("--fails"):
-    sys.exit(3)
-if folder.name == options.get("--waits"):
-    time.sleep(600)
-import torch
-from sru_asr.model import ModelConfig, Recognizer, load_model
-from sru_asr.text import CharTokenizer
-torch.manual_seed(int(options["--seed"]))
-model = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer())
-before = options.get("--init-from")
-start = before and {"name": "first", "settings": load_model(before).training_data["settings"]}
-model.training_data = {"settings": {"seed": int(options["--seed"]), "init_from": start}}
-model.save(folder / "model.safetensors")
-"""
-
-
-def test_the_whole_training_is_two_from_one_and_their_mean(
-    recipe: dict[str, ModuleType],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+def test_by_telephone_nothing_is_left_above_4_khz(
+    recipe: dict[str, ModuleType], made: tuple[list[Path], dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripts, output = tmp_path / "scripts", tmp_path / "out"
-    scripts.mkdir()
-    (scripts / "train.py").write_text(TRAINING)
-    (scripts / "average.py").write_bytes((RECIPE / "average.py").read_bytes())
-    monkeypatch.setattr(recipe["whole"], "HERE", scripts)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    heard = []
 
-    def whole(*options: str) -> list[Any]:
-        """The trainings that it begins."""
-        monkeypatch.setattr("sys.argv", ["whole.py", "--output-dir", str(output), "--seed", "5", *options])
-        (output / "calls.jsonl").unlink(missing_ok=True)
-        recipe["whole"].main()
-        return [json.loads(line) for line in (output / "calls.jsonl").read_text().splitlines()]
+    def evaluate(model: Recognizer, cuts: Any) -> SimpleNamespace:
+        heard.extend(load_waveform(cut) for cut in cuts)
+        return SimpleNamespace(words=word_errors("ONE B", "ONE"))
 
-    with pytest.raises(SystemExit) as stopped:  # one of two fails: the other does not go on for ten minutes
-        whole("--fails", "later1", "--waits", "later0")
-    assert stopped.value.code == 3
-    assert (output / "first/model.safetensors").is_file()
-    assert "later1: trained" in capfd.readouterr().out.splitlines()
-    calls = {name: (options, threads) for name, options, threads in whole("--trainer.precision", "bf16-mixed")}
-    assert set(calls) == {"first", "later0", "later1"}
-    assert calls["later0"][0]["--trainer.precision"] == "bf16-mixed"
-    assert calls["later0"][0]["--seed"] != calls["later1"][0]["--seed"]
-    assert [calls[name][1] for name in ("first", "later0", "later1")] == [None, "2", "2"]
-    assert [calls[name][0].get("--init-from") for name in calls] == [None, *[str(output / "first")] * 2]
-    later = [sru_asr.load_model(output / name) for name in ("later0", "later1")]
-    for mean, *parts in zip(*(model.parameters() for model in (sru_asr.load_model(output), *later)), strict=True):
-        torch.testing.assert_close(mean, sum(parts) / 2)
+    monkeypatch.setattr("sru_asr.evaluation.evaluate", evaluate)
+    recipe["evaluate"].by_telephone(sru_asr.load_model(made[0][0]), made[1])
+    assert len(heard) == 3 + 1 + 3
+    for waveform in heard:
+        assert len(waveform) == 16_000
+        power = torch.fft.rfft(waveform).abs().square()  # a bin is a hertz
+        assert power[:3_800].sum() > 0.9 * power.sum()
+        assert power[4_200:].sum() < 1e-3 * power.sum()
 
 
 def test_what_is_measured_ships_with_its_card(
@@ -238,6 +195,11 @@ def test_what_is_measured_ships_with_its_card(
     assert len(first["rows"]) == len(second["rows"]) == 4 * 4
     assert [row["words"]["reference"] for row in first["rows"]] == [6] * 4 + [2] * 4 + [4] * 4 + [6] * 4
     assert [row["gain_db"] for row in first["levels"]] == [-20, -10, 10, 20] * 3
+    assert [(row["set"], row["words"]["reference"]) for row in first["telephone"]] == [
+        ("an4", 6),
+        ("an4_row", 2),
+        ("alphanum", 6),
+    ]
     assert first["without_speech"]["utterances"] == 3
 
     card = (tmp_path / "out/README.md").read_text()
@@ -253,6 +215,8 @@ def test_what_is_measured_ships_with_its_card(
     assert expected in card.splitlines()
     quiet, _, loud, _ = (f"{100 * row['words']['rate']:.2f} %" for row in first["levels"][:4])
     assert any(line.startswith(f"| AN4 | {quiet} | ") and f" | {loud} | " in line for line in card.splitlines())
+    rates = [100 * words["rate"] for words in (first["telephone"][0]["words"], first["rows"][0]["words"])]
+    assert f"| AN4, dev | {rates[0]:.2f} % | {rates[1]:.2f} % |" in card.splitlines()
     men = [first["rows"][0]["speakers"][name] for name in ("mabc", "mxyz")]
     rate = 100 * sum(counts["errors"] for counts in men) / 4
     assert f"| AN4 | men, 2 | 4 | {rate:.2f} % |" in card.splitlines()

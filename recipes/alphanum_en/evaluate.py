@@ -1,4 +1,4 @@
-"""Measures models on the development sets of `alphanum-en`: at full context, at each latency and level, without speech.
+"""Measures models on the development sets of `alphanum-en`: at each latency and level, by telephone, without speech.
 
 example: python recipes/alphanum_en/evaluate.py runs/alphanum_en --corpora-dir ~/corpora --json results.json
 """
@@ -25,6 +25,7 @@ SHARES = (0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 NOISES = 200
 # How much louder than they were recorded; docs/log.md has the levels of the recordings.
 LEVELS_DB = (-20, -10, 10, 20)
+TELEPHONE_HERTZ = 8000  # what telephones sample; FSDD is recorded so
 
 
 def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dic
         splits: Whether to try every split of each latency.
 
     Returns:
-        `training`, what the model says of its own; `rows`, see `word_errors`; `levels` and `without_speech`.
+        `training`, what the model says of its own; `rows`, see `word_errors`; `levels`, `telephone` and
+        `without_speech`.
     """
     from sru_asr.model import load_model
 
@@ -46,6 +48,7 @@ def measure(path: Path, manifests: dict[str, Path], splits: bool = False) -> dic
         "training": model.training_data,
         "rows": word_errors(model, manifests, windows_of(model, splits)),
         "levels": at_levels(model, manifests),
+        "telephone": by_telephone(model, manifests),
         "without_speech": without_speech(model),
     }
 
@@ -113,6 +116,28 @@ def at_levels(model: "Recognizer", manifests: dict[str, Path]) -> list[dict[str,
             words = evaluate(model, CutSet.from_cuts(cut.perturb_volume(10 ** (gain / 20)) for cut in cuts)).words
             rows.append({"set": name, "split": SETS[name], "gain_db": gain, "words": words.to_dict()})
             print(f"{name} {SETS[name]}  {gain:+d} dB  WER {100 * words.rate:6.2f} %", flush=True)
+    return rows
+
+
+def by_telephone(model: "Recognizer", manifests: dict[str, Path]) -> list[dict[str, Any]]:
+    """Word errors at full context where of what was recorded at 16 kHz only 8 kHz are left.
+
+    Returns:
+        For each set but FSDD: `set`, `split`, `hertz` and the counts of `words`.
+    """
+    from lhotse import CutSet
+
+    from sru_asr.evaluation import evaluate
+    from sru_asr.manifest import load_manifest
+
+    rows = []
+    for name, split in SETS.items():
+        if name == "fsdd":
+            continue
+        cuts = CutSet.from_cuts(cut.resample(TELEPHONE_HERTZ) for cut in load_manifest(manifests[name]))
+        words = evaluate(model, cuts).words
+        rows.append({"set": name, "split": split, "hertz": TELEPHONE_HERTZ, "words": words.to_dict()})
+        print(f"{name} {split}  {TELEPHONE_HERTZ} Hz  WER {100 * words.rate:6.2f} %", flush=True)
     return rows
 
 

@@ -85,6 +85,7 @@ def card(results: list[dict[str, Any]], parameters: int, size: int, late_ms: flo
         latencies="\n".join(latency_table(results)),
         groups="\n".join(group_table(results[0]["rows"])),
         levels="\n".join(level_table(results[0])),
+        telephone="\n".join(telephone_table(results[0])),
         noises=silence["utterances"],
         not_empty=silence["not_empty"],
         late=f"{late_ms:.0f}",
@@ -104,6 +105,16 @@ def level_table(result: dict[str, Any]) -> list[str]:
     lines.append("|---" * (len(gains) + 1) + "|")
     for name, of_set in rates.items():
         lines.append(f"| {NAMES[name]} | {' | '.join(f'{of_set[gain]:.2f} %' for gain in gains)} |")
+    return lines
+
+
+def telephone_table(result: dict[str, Any]) -> list[str]:
+    """WER of each set at full context with 8 kHz sampled, and as it was recorded."""
+    recorded = {row["set"]: row["words"]["rate"] for row in result["rows"] if not row["chunk"]}
+    lines = ["| set | 8 kHz | as recorded |", "|---|---|---|"]
+    for row in result["telephone"]:
+        rate, whole = (f"{100 * rate:.2f} %" for rate in (row["words"]["rate"], recorded[row["set"]]))
+        lines.append(f"| {NAMES[row['set']]}, {row['split']} | {rate} | {whole} |")
     return lines
 
 
