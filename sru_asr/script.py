@@ -73,7 +73,7 @@ def run(work: Callable[[], T]) -> T:
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.exit(OK)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is left to do", file=sys.stderr)
+        print("stopped; what was prepared is kept, give the same command again", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, BuildError) as error:
         if os.environ.get("SRU_ASR_DEBUG"):

@@ -77,7 +77,7 @@ def test_ctrl_c_while_audio_is_decoded_ends_it_with_a_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.endswith("stopped; the same command goes on with what is left to do\n")
+    assert errors.endswith("stopped; what was prepared is kept, give the same command again\n")
 
 
 def test_every_utterance_is_in_one_split_and_every_voice_too(manifests):

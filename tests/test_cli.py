@@ -582,7 +582,7 @@ def test_a_script_of_a_recipe_that_is_interrupted_says_so(capsys):
     with pytest.raises(SystemExit) as ended:
         script.run(work)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on with what is left to do\n"
+    assert capsys.readouterr().err == "stopped; what was prepared is kept, give the same command again\n"
 
 
 # Early ends

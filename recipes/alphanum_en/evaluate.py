@@ -15,6 +15,8 @@ from prepare import add_folders, prepare
 from sru_asr.script import run
 
 if TYPE_CHECKING:
+    from lhotse import CutSet
+
     from sru_asr.model import Recognizer
 
 LATENCIES_MS = (640, 320, 160)
@@ -104,7 +106,6 @@ def at_levels(model: "Recognizer", manifests: dict[str, Path]) -> list[dict[str,
     """
     from lhotse import CutSet
 
-    from sru_asr.evaluation import evaluate
     from sru_asr.manifest import load_manifest
 
     rows = []
@@ -113,9 +114,8 @@ def at_levels(model: "Recognizer", manifests: dict[str, Path]) -> list[dict[str,
             continue
         cuts = load_manifest(manifests[name])
         for gain in LEVELS_DB:
-            words = evaluate(model, CutSet.from_cuts(cut.perturb_volume(10 ** (gain / 20)) for cut in cuts)).words
-            rows.append({"set": name, "split": SETS[name], "gain_db": gain, "words": words.to_dict()})
-            print(f"{name} {SETS[name]}  {gain:+d} dB  WER {100 * words.rate:6.2f} %", flush=True)
+            louder = CutSet.from_cuts(cut.perturb_volume(10 ** (gain / 20)) for cut in cuts)
+            rows.append({**at_full_context(model, name, louder, f"{gain:+d} dB"), "gain_db": gain})
     return rows
 
 
@@ -127,18 +127,24 @@ def by_telephone(model: "Recognizer", manifests: dict[str, Path]) -> list[dict[s
     """
     from lhotse import CutSet
 
-    from sru_asr.evaluation import evaluate
     from sru_asr.manifest import load_manifest
 
     rows = []
-    for name, split in SETS.items():
+    for name in SETS:
         if name == "fsdd":
             continue
         cuts = CutSet.from_cuts(cut.resample(TELEPHONE_HERTZ) for cut in load_manifest(manifests[name]))
-        words = evaluate(model, cuts).words
-        rows.append({"set": name, "split": split, "hertz": TELEPHONE_HERTZ, "words": words.to_dict()})
-        print(f"{name} {split}  {TELEPHONE_HERTZ} Hz  WER {100 * words.rate:6.2f} %", flush=True)
+        rows.append({**at_full_context(model, name, cuts, f"{TELEPHONE_HERTZ} Hz"), "hertz": TELEPHONE_HERTZ})
     return rows
+
+
+def at_full_context(model: "Recognizer", name: str, cuts: "CutSet", change: str) -> dict[str, Any]:
+    """Word errors on a set that was changed as `change` says: `set`, `split` and the counts of `words`."""
+    from sru_asr.evaluation import evaluate
+
+    words = evaluate(model, cuts).words
+    print(f"{name} {SETS[name]}  {change}  WER {100 * words.rate:6.2f} %", flush=True)
+    return {"set": name, "split": SETS[name], "words": words.to_dict()}
 
 
 def without_speech(model: "Recognizer") -> dict[str, int]:
