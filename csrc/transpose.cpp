@@ -15,20 +15,29 @@ constexpr int64_t kStrip = 256;  // rows whose lines stay in the caches until al
 
 typedef uint16_t Row __attribute__((vector_size(2 * kSquare)));
 
+// Elements of both rows one after the other. Clang has no `__builtin_shuffle`, gcc before 12 no other.
+#ifdef __clang__
+#define SRU_ASR_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SRU_ASR_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Row{__VA_ARGS__})
+#endif
+
 // Interleaves the halves of two rows, by elements of 1, 2 or 4 numbers.
 template <int kElement>
 void interleave(const Row& a, const Row& b, Row& low, Row& high) {
   if constexpr (kElement == 1) {
-    low = __builtin_shuffle(a, b, Row{0, 8, 1, 9, 2, 10, 3, 11});
-    high = __builtin_shuffle(a, b, Row{4, 12, 5, 13, 6, 14, 7, 15});
+    low = SRU_ASR_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    high = SRU_ASR_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
   } else if constexpr (kElement == 2) {
-    low = __builtin_shuffle(a, b, Row{0, 1, 8, 9, 2, 3, 10, 11});
-    high = __builtin_shuffle(a, b, Row{4, 5, 12, 13, 6, 7, 14, 15});
+    low = SRU_ASR_SHUFFLE(a, b, 0, 1, 8, 9, 2, 3, 10, 11);
+    high = SRU_ASR_SHUFFLE(a, b, 4, 5, 12, 13, 6, 7, 14, 15);
   } else {
-    low = __builtin_shuffle(a, b, Row{0, 1, 2, 3, 8, 9, 10, 11});
-    high = __builtin_shuffle(a, b, Row{4, 5, 6, 7, 12, 13, 14, 15});
+    low = SRU_ASR_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+    high = SRU_ASR_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }
+
+#undef SRU_ASR_SHUFFLE
 
 void square(const uint16_t* from, int64_t from_stride, uint16_t* to, int64_t to_stride) {
   Row row[8], pairs[8], fours[8];

@@ -89,10 +89,20 @@ def shipped_library(gpu: bool = False) -> Path:
 
 
 def cache_folder() -> Path:
-    """`$SRU_ASR_CACHE`, else the user's cache folder."""
-    if chosen := os.environ.get("SRU_ASR_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """`$SRU_ASR_CACHE`, else the user's cache folder.
+
+    Raises:
+        BuildError: neither is known.
+    """
+    try:
+        if chosen := os.environ.get("SRU_ASR_CACHE"):
+            return Path(chosen).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise BuildError(
+            f"sru_asr keeps its compiled kernels in the home directory, which there is not ({error}). "
+            "Set SRU_ASR_CACHE to a folder that can be made and written to."
+        ) from error
     return Path(base) / "sru_asr"
 
 
@@ -178,14 +188,20 @@ def compile_library(destination: Path, torch_folder: Path, gpu: bool = False) ->
         What the compilers said.
 
     Raises:
-        BuildError: no compiler or no ninja, or the compiler's own message where compiling failed.
+        BuildError: no compiler or no ninja, or the compiler's own message where compiling failed; or the sources have
+            changed meanwhile.
     """
+    key = source_key()
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=destination.parent) as folder:
         Path(folder, "build.ninja").write_text(ninja_file(torch_folder, destination.name, gpu))
         result = subprocess.run([find_ninja(), "-C", folder], capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise BuildError(f"Compiling the sru_asr kernels failed:\n{result.stdout}{result.stderr}")
+        if source_key() != key:  # the name of the destination is theirs
+            raise BuildError("The sources of the sru_asr kernels changed while they were compiled: try again.")
+        with Path(folder, destination.name).open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut might leave an empty file of that name
         Path(folder, destination.name).replace(destination)
     return result.stdout + result.stderr
 
@@ -236,11 +252,15 @@ def load() -> None:
     """Make the operators known to torch and choose the instruction set, once a process.
 
     Raises:
-        BuildError: there is no library, or `SRU_ASR_CPU` asks for what this processor has not.
+        BuildError: there is no library, it is damaged, or `SRU_ASR_CPU` asks for what this processor has not.
     """
     import torch  # setup.py uses the rest of this file where there may be none
 
-    torch.ops.load_library(str(library()))
+    path = library()
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise BuildError(f"{error}. If {path} is damaged, delete it and try again.") from error
     try:
         torch.ops.sru_asr.kernel_name()  # or the first operator would fail, in the middle of something
     except RuntimeError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence, transpose
 
@@ -16,13 +17,24 @@ _FLOAT32_IN_ONE_PASS = kernel_name() not in {"baseline", "emulated"}
 
 Packed = Tensor | tuple[Tensor, Tensor]
 
+# Of any optimizer in this process. Fused ones change weights without raising their versions.
+_optimizer_steps = 0
+
+
+def _count_optimizer_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_optimizer_step)
+
 
 class SRULayer(nn.Module):
     """One SRU layer, in one or two directions: a matrix product, then the element-wise recurrence.
 
     On a CPU in float32 or bfloat16 (autocast, or after `.bfloat16()`) and without gradients (`torch.no_grad`,
     `inference_mode`) both are one pass over weights that are packed once. They are packed again when they change; a
-    change that goes behind autograd's back, by `weight.data`, is noticed after the next `eval()`.
+    change that goes behind autograd's back, by `weight.data` or another process, is noticed after the next `eval()`.
 
     Args:
         input_size: width of the input.
@@ -150,7 +162,7 @@ class SRULayer(nn.Module):
         if torch.compiler.is_compiling() or self.training or weight.is_inference():  # the last have no version
             return self._pack(dtype, quantized)
         try:
-            version = (weight.data_ptr(), weight._version, dtype, quantized)
+            version = (weight.data_ptr(), weight._version, _optimizer_steps, dtype, quantized)
         except RuntimeError:  # a stand-in of torch.func's has no address
             return self._pack(dtype, quantized)
         kept = self._packed  # other threads may put another one there at any time
@@ -203,13 +215,13 @@ class _ProductAndInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_product: Tensor, grad_x: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        rows = grad_product.flatten(0, 1)
+        rows = grad_product.reshape(-1, grad_product.shape[-1])  # `flatten` has no rule for batched gradients
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = rows @ weight if grad_x is None else torch.addmm(grad_x.flatten(0, 1), rows, weight)
-            of_x = of_x.view_as(x)
+            of_x = rows @ weight if grad_x is None else torch.addmm(grad_x.reshape(-1, x.shape[-1]), rows, weight)
+            of_x = of_x.reshape(x.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = transpose(rows) @ x.flatten(0, 1)
+            of_weight = transpose(rows) @ x.reshape(-1, x.shape[-1])
         return of_x, of_weight
 
 

@@ -24,8 +24,6 @@ def take_over(state_dict: Mapping[str, Tensor], layers: Sequence[SRULayer]) -> N
 
 def _copies(left: dict[str, Tensor], name: str, layer: SRULayer) -> list[tuple[Tensor, Tensor]]:
     """Parameters of one layer, each with what it shall be; takes that from what is left."""
-    if layer.norm is not None and layer.input_is_highway:
-        raise ValueError("with layer_norm the package's highway is normalised, too: expected highway=False")
     sizes = (layer.directions, layer.hidden_size, layer.parts)
     shapes = {
         "weight": (layer.weight.shape[1], math.prod(sizes)),

@@ -185,7 +185,8 @@ class SRU(nn.Module):
                 `rescale` and `highway_bias` likewise.
 
         Raises:
-            ValueError: it is that of a module of other sizes or settings, or of one whose computation is another.
+            ValueError: it is that of a module of other sizes or settings. Whether that one had `use_tanh` or
+                `normalize_after`, which ours has not, its `state_dict` does not say.
         """
         take_over(state_dict, cast(Sequence[SRULayer], self.layers))
 

@@ -93,6 +93,22 @@ def test_a_compile_error_shows_the_compilers_words_and_leaves_nothing(tmp_path, 
     assert not list((tmp_path / "made").iterdir())
 
 
+def test_what_was_compiled_while_its_sources_changed_is_not_kept_under_their_key(tmp_path, sources, monkeypatch):
+    monkeypatch.setenv("CXX", str(pretending_compiler(tmp_path)))
+    find_ninja, started = build.find_ninja, []
+
+    def edit() -> str:
+        started.append(1)
+        (sources / "cell.h").write_text((sources / "cell.h").read_text() + "\n")
+        return find_ninja()
+
+    monkeypatch.setattr(build, "find_ninja", edit)
+    with pytest.raises(build.BuildError, match="changed while they were compiled: try again"):
+        build.compile_library(tmp_path / "made" / "_C.so", Path(torch.__file__).parent)
+    assert started
+    assert not list((tmp_path / "made").iterdir())
+
+
 def test_the_key_follows_the_sources(sources, monkeypatch):
     key = build.source_key()
     assert re.fullmatch("[0-9a-f]{16}", key)
@@ -130,6 +146,25 @@ def test_where_the_library_is_looked_for(tmp_path, monkeypatch):
     shipped.touch()
     monkeypatch.setattr(build, "shipped_library", lambda gpu: shipped)
     assert build.library() == shipped
+
+
+def test_no_home_directory_is_an_error_with_a_remedy(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("SRU_ASR_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(build.BuildError, match="Set SRU_ASR_CACHE"):
+        build.cache_folder()
+
+
+def test_a_damaged_library_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+    damaged = tmp_path / "_C.abi3.so"
+    damaged.touch()
+    monkeypatch.setattr(build, "library", lambda: damaged)
+    with pytest.raises(build.BuildError, match=f"If {damaged} is damaged, delete it"):
+        build.load.__wrapped__()
 
 
 NO_COMPILER = {"PATH": "/nonexistent", "CXX": "", "SRU_ASR_CACHE": "empty"}

@@ -383,12 +383,18 @@ def test_weights_are_packed_once_and_again_when_they_change(monkeypatch):
     assert torch.equal(output_of(module, x), first)
     assert len(calls) == 1
     other = SRULayer(16, 16).bfloat16().eval()
+
+    def fused_step():  # which leaves the version as it is
+        module.weight.grad = torch.ones_like(module.weight)
+        torch.optim.SGD([module.weight], lr=1.0, fused=True).step()
+
     changes = {
         "in place": lambda: module.weight.mul_(2),
         "loaded": lambda: module.load_state_dict(other.state_dict()),
         "replaced": lambda: setattr(module, "weight", torch.nn.Parameter(torch.zeros_like(module.weight))),
         "data replaced": lambda: setattr(module.weight, "data", torch.ones_like(module.weight)),
         "data changed, then eval()": lambda: (module.weight.data.mul_(3), module.eval()),
+        "fused": fused_step,
     }
     seen = [first]
     for name, change in changes.items():

@@ -614,10 +614,11 @@ def as_they_compute(state, x, hidden, layers, directions, highway):
     for i in range(layers):
         name = f"rnn_lst.{i}."
         if name + "layer_norm.weight" in state:
-            x = nn.functional.layer_norm(
-                x, x.shape[-1:], state[name + "layer_norm.weight"], state[name + "layer_norm.bias"]
-            )
-        into = x @ state[name + "weight_proj"] if name + "weight_proj" in state else x
+            norm = (state[name + "layer_norm.weight"], state[name + "layer_norm.bias"])
+            into = nn.functional.layer_norm(x, x.shape[-1:], *norm)
+        else:
+            into = x
+        into = into @ state[name + "weight_proj"] if name + "weight_proj" in state else into
         u = (into @ state[name + "weight"]).view(*x.shape[:2], directions, hidden, -1)
         v, b = (state[name + key].view(2, directions, hidden) for key in ("weight_c", "bias"))
         scaled = (
@@ -647,6 +648,7 @@ def as_they_compute(state, x, hidden, layers, directions, highway):
         ({"scale": math.sqrt(1 + 2 * math.exp(-2.0))}, {"rescale": True, "highway_bias": -2.0}),
         ({"projection": 3}, {"rescale": False, "projection_size": 3}),
         ({"highway": False, "norm": True}, {"highway": False, "layer_norm": True}),
+        ({"norm": True}, {"rescale": False, "layer_norm": True}),
     ],
 )
 def test_weights_of_the_authors_package_compute_what_they_did(drawn, settings, bidirectional):
@@ -666,7 +668,6 @@ def test_weights_of_the_authors_package_compute_what_they_did(drawn, settings, b
         ({}, {"highway": False}, r"rnn_lst.0.weight: expected shape \(7, 15\) .*found shape \(7, 20\)"),
         ({}, {"projection_size": 3}, r"rnn_lst.0.weight: expected shape \(3, 20\)"),
         ({"norm": True}, {"rescale": False}, "found rnn_lst.0.layer_norm.weight"),
-        ({"norm": True}, {"layer_norm": True}, "expected highway=False"),
         ({"layers": 3}, {"rescale": False}, "than 2 layers have here, found rnn_lst.2.weight"),
         ({"layers": 1}, {"rescale": False}, "rnn_lst.1.weight: expected shape .*found nothing"),
     ],
@@ -707,19 +708,24 @@ def with_weights_of(theirs: nn.Module, **settings) -> SRU:
 @pytest.mark.filterwarnings("ignore:Running SRU on CPU")
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("highway", [False, True])
-def test_agrees_with_the_authors_package(package, bidirectional, highway):
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_agrees_with_the_authors_package(package, bidirectional, highway, layer_norm):
     """Both directions, both of its CPU paths (C++ runs only where no gradients are kept), padding, state, gradients."""
     theirs = package.SRU(
         *(7, 6, 3),
         bidirectional=bidirectional,
         has_skip_term=highway,
+        layer_norm=layer_norm,
         rescale=True,
         highway_bias=-1.0,
         nn_rnn_compatible_return=True,
     )
     for cell in theirs.rnn_lst:
         nn.init.normal_(cell.bias)
-    ours = with_weights_of(theirs, highway=highway, highway_bias=-1.0)
+        if layer_norm:
+            nn.init.normal_(cell.layer_norm.weight, 1.0, 0.5)
+            nn.init.normal_(cell.layer_norm.bias)
+    ours = with_weights_of(theirs, highway=highway, highway_bias=-1.0, layer_norm=layer_norm)
     x = torch.randn(11, 4, 7)
     state = torch.randn(3 * ours.directions, 4, 6)
     their_state = state.unflatten(0, (3, -1)).transpose(1, 2).flatten(2)  # (layers, batch, directions * hidden)

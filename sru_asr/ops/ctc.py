@@ -28,7 +28,7 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
 
     Returns:
         (batch,) float32; 0, with a gradient of 0, where an utterance is too short for its tokens or they are
-        impossible; NaN where a log-probability that counts is one or is above 100.
+        impossible (below e to the power of -3.7e8); NaN where a log-probability that counts is one or is above 100.
 
     Raises:
         RuntimeError: an argument has a wrong shape, dtype or value; the message names it. Values on a GPU are not
