@@ -46,14 +46,24 @@ class AfterSteps(ModelCheckpoint):
     """A `ModelCheckpoint` that saves only where an optimizer step is complete.
 
     A resumed run does not know when it last saved, and would do so again amid the batches that one step accumulates.
+    Where a run is told to stop amid an epoch, as by `max_time`, it saves then, and not as if the epoch were over.
     """
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if it is time."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+            return
+        if trainer.should_stop:
+            trainer.save_checkpoint(Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}"))
+        else:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless the epoch was cut short."""
+        if not trainer.should_stop or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 def describe_run(trainer: pl.Trainer, tokenizer: Tokenizer, utterances: dict[str, str]) -> dict[str, Any]:

@@ -172,7 +172,8 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
 
     Args:
         cuts: The utterances.
-        max_seconds: The most audio in a batch, padding included. A longer utterance is a batch of its own.
+        max_seconds: The most audio in a batch, padding included, before any are joined. A longer utterance is a batch
+            of its own.
         training: Whether to shuffle, and to give each rank the same number of batches.
         padding_seconds: What augmentation may add to each cut.
         seed: What the order is drawn from, with the epoch.

@@ -157,7 +157,7 @@ class SpecAugment(nn.Module):
     Args:
         n_frequency: frequency masks per utterance.
         frequency_width: greatest width of one, in mel bands.
-        time_share: number of time masks per second of speech, so that long utterances get more.
+        time_share: an utterance has one time mask, and so many more for each second of speech; 0 for none at all.
         time_width: greatest width of one, in frames; in short utterances a fifth of their length at most, or little
             would be left of a single word.
     """
@@ -183,7 +183,7 @@ class SpecAugment(nn.Module):
         _, frames, n_mels = features.shape
         bands = torch.full_like(lengths, n_mels)
         frequency = self._stripes(n_mels, self.n_frequency, torch.full_like(lengths, self.frequency_width), bands)
-        n_time = int(frames / FRAMES_PER_SECOND * self.time_share) + 1
+        n_time = int(frames / FRAMES_PER_SECOND * self.time_share) + 1 if self.time_share else 0
         time = self._stripes(frames, n_time, (lengths // 5).clamp(max=self.time_width), lengths)
         # Masks are drawn for the longest utterance; a shorter one gets its share of them.
         if time is not None:

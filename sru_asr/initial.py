@@ -17,8 +17,13 @@ from sru_asr.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, alpha
 STATISTICS_UTTERANCES = 500
 
 
-def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
-    """Load what `--init-from` names, and have `args` say what it is; options that ask for another one are refused."""
+def given_model(args: Namespace, said: Namespace) -> Recognizer:
+    """Load what `--init-from` names, and have `args` say what it is; options that ask for another one are refused.
+
+    Args:
+        args: all options.
+        said: those that are no defaults.
+    """
     model = load_model(args.init_from)
     vocab_size = 0 if isinstance(model.tokenizer, CharTokenizer) else model.tokenizer.vocab_size
     found = {f"model.{name}": value for name, value in asdict(model.config).items()}
@@ -27,7 +32,7 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
     refused = [
         f"--{name} {args[name]} (it has {value})"
         for name, value in found.items()
-        if args[name] not in (value, defaults[name])
+        if name in said and args[name] != value
     ]
     if refused:
         brought = "an architecture" if args.new_tokenizer else "architecture and tokenizer"
@@ -38,7 +43,10 @@ def given_model(args: Namespace, defaults: Namespace) -> Recognizer:
 
 
 def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: Recognizer | None) -> Recognizer:
-    """A model with a tokenizer for these transcripts, which has the encoder of `given` where there is one."""
+    """A model with a tokenizer for these transcripts, which has the encoder of `given` where there is one.
+
+    Where there is none, its features have not been measured yet; see `measure_features`.
+    """
     texts = (normalize(cut.supervisions[0].text) for cut in train_cuts)
     tokenizer: Tokenizer
     if data.vocab_size:
@@ -46,16 +54,14 @@ def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: 
     else:
         tokenizer = CharTokenizer(alphabet(texts))
     model = Recognizer(config, tokenizer)
-    if given is None:
-        _measure_features(model, train_cuts, data.max_batch_seconds)
-    else:
+    if given is not None:
         model.features.load_state_dict(given.features.state_dict())  # the encoder knows no others
         model.encoder.load_state_dict(given.encoder.state_dict())
     return model
 
 
-def _measure_features(model: Recognizer, cuts: CutSet, max_batch_seconds: float) -> None:
-    """Take mean and deviation of the features from utterances spread over the training set."""
+def measure_features(model: Recognizer, cuts: CutSet, max_batch_seconds: float) -> None:
+    """Take mean and deviation of the features from utterances spread over the training set, which are none too long."""
     every = max(len(cuts) // STATISTICS_UTTERANCES, 1)
     sample = CutSet.from_cuts(cut for i, cut in enumerate(cuts) if i % every == 0)
     statistics = FeatureStatistics(model.features.n_mels)

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import json
-import math
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -23,6 +23,8 @@ from sru_asr.text import Tokenizer, normalize
 MAX_FAULTS_SHOWN = 20
 # Damaged files are found by decoding all of a corpus, so that their names are worth more.
 MAX_FILES_SHOWN = 1000
+# Far more than any cut has; what is read as one line would be held in memory.
+MOST_BYTES_OF_A_LINE = 16_000_000
 # What a manifest may be wrong about a time: other tools round to hundredths of a second.
 TOLERANCE_SECONDS = 0.01
 # The custom field of a cut that holds the file and the line of its manifest.
@@ -115,7 +117,7 @@ def validate(
     """
 
     def check(cut: Cut) -> list[str]:
-        found = [*_audio_faults(cut), *_supervision_faults(cut)]
+        found = [*_layout_faults(cut), *_file_faults(cut), *_supervision_faults(cut)]
         if cut.duration > 0 and not min_seconds <= cut.duration <= max_seconds:
             found.append(f"lasts {cut.duration:.2f} s, expected {min_seconds:g} to {max_seconds:g} s")
         text = cut.supervisions[0].text if len(cut.supervisions) == 1 else None
@@ -204,13 +206,19 @@ def _lines(path: Path) -> list[tuple[int, bytes]]:
     """Those that are not empty, with their numbers."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            lines = file.readlines()
+            lines = iter(lambda: file.readline(MOST_BYTES_OF_A_LINE + 1), b"")
+            numbered = [(number, _bounded(line)) for number, line in enumerate(lines, start=1) if line.strip()]
     except (OSError, EOFError, zlib.error) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest of JSON lines: {error}") from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise ManifestError(f"{path}: is empty; expected Lhotse cuts, or JSON lines with `audio` and `text`")
     return numbered
+
+
+def _bounded(line: bytes) -> bytes:
+    if len(line) > MOST_BYTES_OF_A_LINE:
+        raise OSError(f"expected lines of at most {MOST_BYTES_OF_A_LINE} bytes, found {line[:20]!r}...")
+    return line
 
 
 def _raise_for(faults: Sequence[str], n_shown: int = MAX_FAULTS_SHOWN) -> None:
@@ -255,7 +263,8 @@ def _lhotse_cut(entry: dict[str, Any], place: str, open_files: bool) -> Cut | st
     try:
         cut = deserialize_cut(entry)
         setattr(cut, _PLACE, place)
-        faults = [*_supervision_faults(cut), *(_audio_faults(cut) if open_files else ())]
+        faults = [*_supervision_faults(cut), *_layout_faults(cut), *(_file_faults(cut) if open_files else ())]
+        file_of(cut), list(_files(cut))  # which will be asked for later
         name = describe(cut)
     except Exception as error:  # Lhotse trusts what it reads, so that a fault may show as any error
         raise ManifestError(f"not a Lhotse cut: {type(error).__name__}: {error}") from error
@@ -281,7 +290,7 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     except AudioError as error:
         raise ManifestError(str(error)) from error
     if offset or (duration is not None and duration < cut.duration - TOLERANCE_SECONDS):
-        cut = _part(cut, offset or 0.0, duration, cut_id if entry.get("id") else f"{cut_id}:{offset or 0:g}")
+        cut = _part(cut, offset or 0.0, duration, cut_id if entry.get("id") else _part_id(cut_id, offset, duration))
     elif duration is not None and duration > cut.duration + TOLERANCE_SECONDS:
         raise ManifestError(f"{path}: the file ends at {cut.duration:.2f} s, the manifest says at {duration:.2f} s")
     known = ("audio", "text", "id", "speaker", "offset", "duration")
@@ -290,11 +299,16 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     return cut
 
 
+def _part_id(name: str, offset: float | None, duration: float | None) -> str:
+    """Of a part of a file that has no id of its own: all that says where it is, or two might share one."""
+    return f"{name}:{offset or 0!r}" + ("" if duration is None else f"+{duration!r}")
+
+
 def _seconds(entry: dict[str, Any], name: str) -> float | None:
     value = entry.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ManifestError(f"field `{name}`: expected a number of seconds, found {value!r}")
     return float(value)
 
@@ -302,12 +316,13 @@ def _seconds(entry: dict[str, Any], name: str) -> float | None:
 def _part(cut: Cut, offset: float, duration: float | None, cut_id: str) -> Cut:
     """What a cut of a whole file has behind `offset`; to its end, if `duration` is None."""
     rest = cut.duration - offset
-    seconds = rest if duration is None else duration
-    if not 0 < seconds <= rest + TOLERANCE_SECONDS:
+    wanted = rest if duration is None else duration
+    seconds = min(wanted, rest)
+    if wanted > rest + TOLERANCE_SECONDS or seconds * cut.sampling_rate < 0.5:  # which is no sample
         raise ManifestError(
-            f"expected a part of the file, which has {cut.duration:.2f} s, found {seconds:.2f} s from {offset:.2f} s on"
+            f"expected a part of the file, which has {cut.duration:.2f} s, found {wanted:.2f} s from {offset:.2f} s on"
         )
-    part = cut.truncate(offset=offset, duration=min(seconds, rest), preserve_id=True).with_id(cut_id)
+    part = cut.truncate(offset=offset, duration=seconds, preserve_id=True).with_id(cut_id)
     part.supervisions = [fastcopy(cut.supervisions[0], start=0.0, duration=part.duration)]
     return part
 
@@ -339,7 +354,8 @@ def _files(cut: Cut) -> Iterator[tuple[MonoCut | MultiCut, AudioSource]]:
                 yield part, source
 
 
-def _audio_faults(cut: Cut) -> Iterator[str]:
+def _layout_faults(cut: Cut) -> Iterator[str]:
+    """What is wrong with the audio that a cut says it is of, without a look at it."""
     if not cut.duration > 0:
         yield f"lasts {cut.duration} s"
     if not _recorded(cut):
@@ -350,12 +366,15 @@ def _audio_faults(cut: Cut) -> Iterator[str]:
         has = {channel for source in part.recording.sources for channel in source.channels}
         if missing := _channels(part) - has:
             yield f"wants channel {min(missing)}, and its recording has {sorted(has)}"
+
+
+def _file_faults(cut: Cut) -> Iterator[str]:
+    """Where the files of a cut are not what the manifest says."""
     for part, source in _files(cut):
-        yield from _file_faults(part, source)
+        yield from _faults_of(part, source)
 
 
-def _file_faults(cut: MonoCut | MultiCut, source: AudioSource) -> Iterator[str]:
-    """Where a file is not what the manifest says."""
+def _faults_of(cut: MonoCut | MultiCut, source: AudioSource) -> Iterator[str]:
     try:
         found = header(source.source)
     except AudioError as error:
@@ -392,6 +411,8 @@ def _supervision_faults(cut: Cut) -> Iterator[str]:
             yield f"has a text that is none: {fault}"
         if supervision.start < -TOLERANCE_SECONDS or supervision.end > cut.duration + TOLERANCE_SECONDS:
             yield "has the text of more than its audio: the supervision reaches out of the cut"
+        if not isinstance(supervision.speaker, str | None):
+            yield f"has a speaker that is no string: {supervision.speaker!r}"
 
 
 def _text_faults(text: str, tokenizer: Tokenizer) -> Iterator[str]:
@@ -399,4 +420,5 @@ def _text_faults(text: str, tokenizer: Tokenizer) -> Iterator[str]:
     if not normalized:
         yield f"has no words in its text {text!r}"
     elif missing := tokenizer.missing(normalized):
-        yield f"has characters that the tokenizer lacks: {', '.join(map(repr, sorted(missing)))}"
+        hint = "; numbers are spelled out, as they are said" if any(map(str.isdigit, missing)) else ""
+        yield f"has characters that the tokenizer lacks: {', '.join(map(repr, sorted(missing)))}{hint}"

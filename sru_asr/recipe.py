@@ -17,7 +17,8 @@ from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from sru_asr.augment import AugmentConfig
 from sru_asr.average import WeightAverage
@@ -25,10 +26,10 @@ from sru_asr.checkpoint import LAST_CHECKPOINT, AfterSteps, WholeFiles, describe
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import SpecAugment
-from sru_asr.initial import given_model, new_model
+from sru_asr.initial import given_model, measure_features, new_model
 from sru_asr.manifest import digest, load_manifest, too_fast, validate
 from sru_asr.memory import keep_freed_memory
-from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
+from sru_asr.model import CHECKPOINT_NAME, MOST_DELAY, ModelConfig, Recognizer, load_model
 from sru_asr.progress import EpochLine, quieten
 from sru_asr.settings import DataConfig, name_of, settle
 from sru_asr.stop import StopsAtOnce, say_how_it_goes_on
@@ -63,7 +64,12 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     for path in args.also:
         if not path.is_file():
             raise ValueError(f"--also: there is no manifest {path}; a recipe's prepare.py writes them")
-    model = None if args.init_from is None else given_model(args, parser.get_defaults())
+    model = None if args.init_from is None else given_model(args, parser.parse_args(defaults=False))
+    if model is not None and model.delay + (args.loss.delay or 0) > MOST_DELAY:
+        raise ValueError(
+            f"--loss.delay {args.loss.delay}: the model of --init-from is {model.delay} frames late, expected at most "
+            f"{MOST_DELAY} together"
+        )
     config = ModelConfig(**args.model.as_dict())
     optimizer = OptimizerConfig(**args.optimizer.as_dict())
     loss = LossConfig(**args.loss.as_dict())
@@ -88,33 +94,20 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
             "trained on, it would measure nothing; leave those utterances out, or give others ids of their own"
         )
     pl.seed_everything(args.seed, verbose=False)
+    unmeasured = model is None
     if model is None or args.new_tokenizer:
         model = new_model(config, data, train_cuts, model)
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
+    if unmeasured:
+        measure_features(model, train_cuts, data.max_batch_seconds)
     train_cuts = _learnable(train_cuts, model)
     last = output / LAST_CHECKPOINT
     teacher = load_model(args.init_from) if loss.delay is not None else None
     model.delay += loss.delay or 0
     task = SpeechTask(model, optimizer, loss, masks, warp, args.seed, teacher)
     average = WeightAverage(optimizer.average)
-    trainer = pl.Trainer(
-        **args.trainer.as_dict(),
-        default_root_dir=output,
-        logger=TensorBoardLogger(output, name="", version="tensorboard"),
-        callbacks=[
-            *([average] if optimizer.average else []),
-            *_checkpoints(output, args.checkpoint_steps),
-            EpochLine(),
-            StopsAtOnce(last),
-            # Showing a loss means to wait for the GPU that computes it.
-            *([TQDMProgressBar(20 if _on_gpu(args) else 1, leave=False)] if sys.stderr.isatty() else []),
-        ],
-        plugins=[WholeFiles()],
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = _trainer(args, [*([average] if optimizer.average else []), StopsAtOnce(last)])
     rank_loader = partial(make_loader, rank=trainer.global_rank, world_size=trainer.world_size)
     train_loader = rank_loader(
         train_cuts,
@@ -150,6 +143,8 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
             raise
         say_how_it_goes_on(last)
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
+    if trainer.should_stop and trainer.is_global_zero:
+        print("stopped before its end; the same command goes on, with a longer --trainer.max_time", flush=True)
     if optimizer.average:
         average.write_to(task)
     if not trainer.is_global_zero:
@@ -175,6 +170,31 @@ def _report(
     print(f"model: {output / CHECKPOINT_NAME}")
     print(f"transcribe with it: sru-asr transcribe --model {output} AUDIO...", flush=True)
     return evaluation
+
+
+def _trainer(args: Namespace, callbacks: list[Callback]) -> pl.Trainer:
+    """Lightning's, with these callbacks and those that every training has."""
+    output: Path = args.output_dir
+    # Showing a loss means to wait for the GPU that computes it.
+    bars = [TQDMProgressBar(20 if _on_gpu(args) else 1, leave=False)] if sys.stderr.isatty() else []
+    try:
+        trainer = pl.Trainer(
+            **args.trainer.as_dict(),
+            default_root_dir=output,
+            logger=TensorBoardLogger(output, name="", version="tensorboard"),
+            callbacks=[*callbacks, *_checkpoints(output, args.checkpoint_steps), EpochLine(), *bars],
+            plugins=[WholeFiles()],
+            enable_progress_bar=sys.stderr.isatty(),
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"these options of --trainer or --checkpoint-steps do not work here: {error}") from error
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # its processes would have the same data
+        raise ValueError(
+            "--trainer.strategy: expected processes that start by themselves (ddp), found spawned or forked ones"
+        )
+    return trainer
 
 
 def _checkpoints(output: Path, steps: int) -> list[Callback]:

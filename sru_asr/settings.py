@@ -33,7 +33,8 @@ class DataConfig:
     """How utterances become batches.
 
     Attributes:
-        max_batch_seconds: audio in a batch, padding included.
+        max_batch_seconds: audio in a batch, padding included; where `augment.join` puts utterances together, the pauses
+            between them and what is padded then come on top, of a batch up to as much again.
         max_seconds: longest utterance accepted.
         min_seconds: shortest.
         speeds: factors of speed perturbation.
@@ -104,7 +105,7 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
     )
     parser.add_argument("--checkpoint-steps", type=int, default=1000, help="save this often within an epoch, too")
     parser.add_argument(
-        "--restart", action="store_true", help="discard what --output-dir holds instead of going on from it"
+        "--restart", action="store_true", help="discard the checkpoint in --output-dir instead of going on from it"
     )
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(OptimizerConfig, "optimizer")
@@ -161,6 +162,8 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
                 "precision": args.trainer.precision,
                 "gradient_clip_val": args.trainer.gradient_clip_val,
                 "limit_train_batches": args.trainer.limit_train_batches,
+                # (Where it is said: earlier runs have no word of it.)
+                **({"gradient_clip_algorithm": clipped} if (clipped := args.trainer.gradient_clip_algorithm) else {}),
             },
             default=list,
         )
@@ -179,11 +182,14 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
             ) from error
         if found != wanted:
             different = [
-                f"{key}: {found.get(key)} there, {wanted[key]} now" for key in wanted if found.get(key) != wanted[key]
+                f"{key}: {found.get(key)} there, {wanted.get(key)} now"
+                for key in dict.fromkeys((*wanted, *found))
+                if found.get(key) != wanted.get(key)
             ]
             raise ValueError(
                 f"{output} holds a run with other settings ({'; '.join(different)}). "
-                "Give those settings to go on with it, another --output-dir, or --restart to discard it."
+                "Give those settings to go on with it; another --output-dir, with --init-from to train longer; "
+                "or --restart to discard it."
             )
         return wanted
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -292,5 +292,5 @@ def _divergence(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: matrices and convolutions; the SRU's v is a stack of vectors."""
+    """Whether weight decay applies: matrices and convolutions of several inputs; the SRU's v is a stack of vectors."""
     return parameter.dim() >= 2 and min(parameter.shape[:2]) > 2

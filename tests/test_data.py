@@ -1,8 +1,10 @@
 import gzip
 import json
+import math
 import random
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,7 @@ from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment, 
 
 from sru_asr import audio
 from sru_asr import corpus as corpus_module
+from sru_asr import manifest as manifest_module
 from sru_asr.audio import AudioError
 from sru_asr.audio import read as read_audio
 from sru_asr.augment import AugmentConfig, Augmented
@@ -143,6 +146,11 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
         ({"audio": "good.wav", "text": "a", "offset": 0.2, "duration": 0.4}, "found 0.40 s from 0.20 s on"),
         ({"audio": "good.wav", "text": "a", "offset": 0.2, "duration": 0}, "found 0.00 s from 0.20 s on"),
         ({"audio": "good.wav", "text": "a", "duration": 9.0}, "the manifest says at 9.00 s"),
+        ({"audio": "good.wav", "text": "a", "duration": 1e-5}, "found 0.00 s from 0.00 s on"),
+        ({"audio": "good.wav", "text": "a", "offset": 0.49999999}, "found 0.00 s from 0.50 s on"),
+        ({"audio": "good.wav", "text": "a", "offset": 0.49999999, "duration": 0.01}, "found 0.01 s from 0.50 s on"),
+        ({"audio": "good.wav", "text": "a", "offset": 1e308}, "expected a part of the file"),
+        ({"audio": "good.wav", "text": "a", "duration": 10**400}, "field `duration`"),
         ({"audio_filepath": 7, "text": "a"}, "field `audio`: expected a string, found 7"),
         ({"audio": "absent.wav", "text": "a"}, "absent.wav: expected an audio file; found nothing there"),
         ({"audio": ".", "text": "a"}, ": expected an audio file; found a directory"),
@@ -155,6 +163,12 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
         ({"type": "HairCut", "id": "c"}, "not a Lhotse cut"),
         (cut | {"duration": "long"}, "not a Lhotse cut"),
         (cut | {"id": 1}, "an id that is no string"),
+        (cut | {"start": "0"}, "not a Lhotse cut"),
+        (cut | {"start": -1}, "starts at -1 s, before its recording"),
+        (cut | {"channel": [[0]]}, "not a Lhotse cut"),
+        (cut | {"duration": math.nan}, "not a Lhotse cut"),
+        (cut | {"recording": cut["recording"] | {"duration": None}}, "not a Lhotse cut"),
+        (cut | {"supervisions": [cut["supervisions"][0] | {"speaker": 0}]}, "has a speaker that is no string: 0"),
         ("[" * 10**6, "invalid JSON"),
         (cut | {"supervisions": []}, "0 supervisions"),
         (make_cut("c", 0.5, tmp_path / "good.wav", text=None).to_dict(), "no text"),
@@ -234,7 +248,7 @@ def test_parts_of_a_file_are_what_the_manifest_says(tmp_path: Path, channels: in
         {"audio_filepath": "a.wav", "duration": 0.25, "text": "start", "id": "mine"},
     )
     cuts = list(load_manifest(manifest))
-    assert [cut.id for cut in cuts] == ["a.wav", "a.wav:0.25", "a.wav:0.75", "mine"]
+    assert [cut.id for cut in cuts] == ["a.wav", "a.wav:0.25+0.5", "a.wav:0.75", "mine"]
     assert [(cut.supervisions[0].start, cut.supervisions[0].duration) for cut in cuts] == [
         *((0, 1), (0, 0.5), (0, 0.25), (0, 0.25))
     ]
@@ -295,6 +309,39 @@ def test_any_json_is_a_cut_or_a_fault(tmp_path_factory: pytest.TempPathFactory, 
     manifest = write_lines(tmp_path_factory.mktemp("any") / "m.jsonl", *map(json.dumps, entries))
     cuts, faults = read_manifest(manifest)
     assert len(cuts) + len(faults) == len(entries)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_a_cut_with_anything_in_it_is_a_cut_or_a_fault(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Some used to end the reading of all, or the training, with an error of Lhotse's."""
+    folder = tmp_path_factory.mktemp("any")
+    whole = make_cut("c", 0.5, write_audio(folder / "a.wav", 0.5)).to_dict()
+    owner = data.draw(
+        st.sampled_from([whole, *whole["supervisions"], whole["recording"], *whole["recording"]["sources"]])
+    )
+    owner[data.draw(st.sampled_from(sorted(owner)))] = data.draw(values)
+    manifest = write_lines(folder / "m.jsonl", json.dumps(whole))
+    cuts, faults = read_manifest(manifest)
+    assert len(cuts) + len(faults) == 1
+    with suppress(ManifestError):
+        validate(load_manifest(manifest), TOKENIZER, **VALID)
+
+
+def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file can hold gigabytes of one."""
+    monkeypatch.setattr(manifest_module, "MOST_BYTES_OF_A_LINE", 1000)
+    write_audio(tmp_path / "a.wav", 0.5)
+    line = json.dumps({"audio": "a.wav", "text": "a"})
+    with gzip.open(tmp_path / "m.jsonl.gz", "wt") as file:
+        file.write("\n" * 2000 + line.ljust(999) + "\n")
+    assert len(load_manifest(tmp_path / "m.jsonl.gz")) == 1
+    with gzip.open(tmp_path / "m.jsonl.gz", "wt") as file:
+        file.write(line + "\n" + "0" * 1001)
+    with pytest.raises(ManifestError, match="expected lines of at most 1000 bytes, found b'00000000"):
+        load_manifest(tmp_path / "m.jsonl.gz")
 
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:

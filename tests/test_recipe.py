@@ -49,6 +49,8 @@ def deadly(self, batch, batch_idx):
     assert self.model.training
     if steps == int(os.environ.get("DIVERGE_AT", -1)):
         next(self.parameters()).data.fill_(float("nan"))
+    if steps == int(os.environ.get("STOP_AT", -1)):
+        self.trainer.should_stop = True  # as --trainer.max_time does
     if steps == die_at and os.environ.get("LOCAL_RANK", "0") in os.environ.get("DIE_RANKS", "0").split():
         os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_BY", "SIGKILL")))
     return step(self, batch, batch_idx)
@@ -138,6 +140,37 @@ def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Pat
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+@pytest.mark.parametrize("stop_at", [3, BATCHES], ids=["within", "at its last batch"])
+def test_a_run_that_is_stopped_amid_an_epoch_goes_on_bit_exactly(
+    corpus: Path, whole: Path, tmp_path: Path, stop_at: int
+) -> None:
+    """The rest of the epoch used to be left out."""
+    stopped = _train(corpus, tmp_path, STOP_AT=str(stop_at))
+    assert "stopped before its end; the same command goes on" in stopped.stdout, stopped.stderr
+    resumed = _train(corpus, tmp_path)
+    assert "going on from" in resumed.stdout
+    expected, found = _weights(whole), _weights(tmp_path)
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # Each of them used to train on the data of the first.
+        (["--trainer.devices", "2", "--trainer.strategy", "ddp_fork"], "that start by themselves (ddp), found"),
+        (["--checkpoint-steps", "-1"], "these options of --trainer or --checkpoint-steps do not work here"),
+    ],
+)
+def test_trainer_options_that_do_not_work_are_an_error_with_their_name(
+    corpus: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    refused = _train(corpus, tmp_path, "--trainer.accelerator", "cpu", *options)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert message in refused.stderr.splitlines()[-1]
 
 
 def test_killed_twice_while_batches_are_accumulated_goes_on_bit_exactly(corpus: Path, tmp_path: Path) -> None:
@@ -339,12 +372,17 @@ def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: 
     parser = training_parser("tiny", None, model__num_layers=3, data__vocab_size=120)
     options = ["--init-from", str(tmp_path), "--model.hidden_size", "16"]
     args = parser.parse_args(options)
-    assert given_model(args, parser.get_defaults()).training
+    assert given_model(args, parser.parse_args(options, defaults=False)).training
     assert args.model.as_dict() == asdict(config)
     assert args.data.vocab_size == 0
-    args = parser.parse_args([*options, "--model.channels", "8", "--data.vocab_size", "50"])
-    with pytest.raises(ValueError, match=r"leave out --model.channels 8 \(it has 4\), --data.vocab_size 50 \(it has 0"):
-        given_model(args, parser.get_defaults())
+    options += ["--model.channels", "8", "--model.num_layers", "3", "--data.vocab_size", "50"]  # 3 is the default
+    with pytest.raises(ValueError, match="brings architecture and tokenizer of its own: leave out") as found:
+        given_model(parser.parse_args(options), parser.parse_args(options, defaults=False))
+    assert set(str(found.value).split("leave out ")[1].split(", ")) == {
+        "--model.channels 8 (it has 4)",
+        "--model.num_layers 3 (it has 2)",
+        "--data.vocab_size 50 (it has 0)",
+    }
 
 
 @pytest.mark.parametrize(
