@@ -193,8 +193,8 @@ def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:
     Nothing in the file is executed: it is a safetensors file whose header says, in JSON, what the weights are.
 
     Args:
-        path: the file, or a folder that holds it as `model.safetensors` (a recipe's output folder). By default
-            `alphanum-en`, which comes with the package: English letters, digits, numbers, dates and commands.
+        path: the file, or a folder that holds it as `model.safetensors` (a recipe's output folder). By default, and as
+            `alphanum-en`, the model that comes with the package: English letters, digits, numbers, dates and commands.
 
     Returns:
         The recogniser in evaluation mode, on the CPU, float32.
@@ -203,10 +203,14 @@ def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:
         CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of this project.
     """
     path = Path(path)
+    if path == Path(SHIPPED.name) and not path.exists():
+        path = SHIPPED
     if path.is_dir():
         path = path / CHECKPOINT_NAME
     if not path.is_file():
-        raise CheckpointError(f"no model at {path}: expected a {CHECKPOINT_NAME} as a recipe's train.py writes it")
+        raise CheckpointError(
+            f"no model at {path}: expected a {CHECKPOINT_NAME} as a recipe's train.py writes it, or {SHIPPED.name}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

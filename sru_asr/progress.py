@@ -28,6 +28,9 @@ class EpochLine(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line."""
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        if epochs and trainer.max_steps > 0:
+            steps = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+            epochs = min(epochs, -(-trainer.max_steps // steps)) if epochs > 0 else -(-trainer.max_steps // steps)
         metrics = trainer.callback_metrics
         elapsed = time.monotonic() - self.start
         line = f"epoch {epoch}" + (f"/{epochs}" if epochs and epochs > 0 else "")

@@ -111,9 +111,11 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
     assert trainings(fourth | {"averaged": [[], [], other]}).endswith(
         "those that it began with (2 times) and those of another start from there (4, 3 epochs) (`average.py`)"
     )
-    for unknown in ("runs/a", {"name": "a", "settings": None}):
+    for unknown in ("runs/a", {"name": "a", "settings": None}, {"name": "a"}, {"name": "a", "settings": "b"}):
         with pytest.raises(ValueError, match="does not say how it was trained"):
             trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})
+    with pytest.raises(ValueError, match="expected data_sets"):
+        trainings({"max_epochs": 1})
     first["data_sets"] = {"train": ["speechocean762/train.jsonl.gz"]}
     with pytest.raises(ValueError, match="trained on speechocean762, too"):
         trainings(third)
@@ -154,9 +156,10 @@ def test_models_are_averaged_that_began_with_one_another_or_with_the_same(
         average("a", "b")
     with pytest.raises(SystemExit):
         average("a")
-    runs["b"] = runs["b"] | {"init_from": None}
-    with pytest.raises(ValueError, match="did not begin with one another"):
-        average("a", "b")
+    for nothing in (None, "a", {"name": "a"}):
+        runs["b"] = runs["b"] | {"init_from": nothing}
+        with pytest.raises(ValueError, match="did not begin with one another"):
+            average("a", "b")
 
 
 def test_by_telephone_nothing_is_left_above_4_khz(
@@ -284,4 +287,6 @@ def test_corpora_are_prepared(recipe: dict[str, ModuleType], tmp_path: Path, mon
 
 def test_the_package_names_one_default() -> None:
     assert SHIPPED.name == "alphanum-en"
+    shipped = sru_asr.load_model()
+    assert sru_asr.load_model("alphanum-en").training_data == shipped.training_data
     assert SHIPPED.parent.parent == Path(sru_asr.__file__).parent

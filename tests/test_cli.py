@@ -218,7 +218,7 @@ def test_what_the_command_line_lacks(capsys, argv, message):
 ENTRIES = [
     {"audio": "b.wav", "text": "b three", "speaker": "one"},
     {"audio": "a.wav", "text": "", "speaker": "two", "id": "silence"},
-    {"audio": "c.wav", "text": "größe"},
+    {"audio": "c.wav", "text": "grosse"},
 ]
 
 
@@ -235,6 +235,13 @@ def test_evaluate_prints_rates_and_nothing_else(capsys, tmp_path, folder):
     assert "13 characters in 3 utterances" in cer
 
 
+def test_evaluate_says_what_no_model_of_these_letters_can_get_right(capsys, folder):
+    manifest = write_manifest(folder, {"audio": "b.wav", "text": "Größe 5"}, {"audio": "c.wav", "text": "five"})
+    status, _, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest)
+    assert (status, len(error.splitlines())) == (0, 1)
+    assert "1 of 2 references have what the model cannot write ('5', 'Ö'); numbers are to be spelled out" in error
+
+
 def test_evaluate_writes_everything_as_json(capsys, folder, said, tmp_path):
     manifest = write_manifest(folder, *ENTRIES)
     path = tmp_path / "out.json"
@@ -242,7 +249,7 @@ def test_evaluate_writes_everything_as_json(capsys, folder, said, tmp_path):
     assert status == 0
     found = json.loads(path.read_text(encoding="utf-8"))
     assert [result["id"] for result in found["results"]] == ["b.wav", "silence", "c.wav"]
-    assert [result["reference"] for result in found["results"]] == ["B THREE", "", "GRÖSSE"]
+    assert [result["reference"] for result in found["results"]] == ["B THREE", "", "GROSSE"]
     assert [result["hypothesis"] for result in found["results"]] == [said[e["audio"]].text for e in ENTRIES]
     assert found["utterances"] == 3
     assert found["wer"] == found["words"]["errors"] / 3

@@ -107,6 +107,13 @@ def test_counts_are_those_by_hand(cuts, stub):
     assert evaluation.faults == []
 
 
+def test_by_speaker_there_is_an_interval_where_all_are_named(tmp_path, stub):
+    assert evaluate(stub, write_corpus(tmp_path)).wer_interval_by_speaker is None  # the last has none
+    corpus = [(*one, speaker or "s3") for *one, speaker in CORPUS]
+    low, high = evaluate(stub, write_corpus(tmp_path, corpus)).wer_interval_by_speaker
+    assert low < 5 / 8 < high
+
+
 def test_groups_are_those_of_a_field(tmp_path, stub):
     cuts = write_corpus(tmp_path)
     assert evaluate(stub, cuts).groups == {}

@@ -197,6 +197,12 @@ def test_spec_augment_is_off_in_evaluation():
     assert SpecAugment().eval()(features, torch.tensor([100, 50])) is features
 
 
+def test_without_masks_nothing_is_masked():
+    """A share of 0 used to leave one mask of time."""
+    features = torch.ones(20, 300, 80)
+    assert torch.equal(SpecAugment(n_frequency=0, time_share=0)(features, torch.full((20,), 300)), features)
+
+
 def test_spec_augment_leaves_its_input_alone():
     features = torch.ones(2, 100, 80)
     assert not torch.equal(SpecAugment()(features, torch.tensor([100, 50])), features)

@@ -110,6 +110,11 @@ def test_keeps_finished_manifests_and_only_those(tmp_path: Path) -> None:
         path.unlink()
     recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini")
     assert ids(manifests["dev"])[-2:] == ["3-9-0000", "3-9-0001"]
+    whole = manifests["train-clean-5"].read_bytes()
+    for damaged in (whole[:-20], whole[:30] + b"\xff\xff\xff\xff" + whole[34:], b"{}\n"):
+        manifests["train-clean-5"].write_bytes(damaged)
+        recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini")
+        assert read(manifests["train-clean-5"])
 
 
 def test_an_interrupted_run_leaves_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

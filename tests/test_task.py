@@ -235,6 +235,34 @@ def test_matrices_of_the_encoder_are_muons_and_every_parameter_is_learned_once()
     assert not any(rows.values())
 
 
+def test_weights_decay_and_biases_norms_and_vectors_do_not():
+    task = make_task()
+    decayed = {
+        id(p)
+        for group in optimizer_of(task, 100)["optimizer"].param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+    names = {name for name, parameter in task.model.named_parameters() if id(parameter) not in decayed}
+    assert {"ctc.linear.weight", "encoder.sru.layers.0.weight", "encoder.subsampling.project.weight"}.isdisjoint(names)
+    assert {"ctc.linear.bias", "encoder.sru.layers.0.weight_c", "encoder.sru.layers.0.bias"} <= names
+
+
+def test_the_loss_of_a_validation_is_per_token():
+    task, logged = make_task(), {}
+    batch, other = make_batch(), make_batch(("OH", "A", "STOP"))
+    task.log = lambda name, value, **_: logged.update({name: value})
+    task.trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
+    task.eval()
+    task.on_validation_epoch_start()
+    with torch.no_grad():
+        for one in (batch, other):
+            task.validation_step(one, 0)
+        task.on_validation_epoch_end()
+        expected = torch.cat([ctc(task, one) / one.target_lengths for one in (batch, other)]).mean()
+    assert logged["val_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("warmup", [0.05, 0.2, 0.5])
 def test_the_learning_rate_rises_and_falls_however_few_steps_there_are(warmup):
     """With a warm-up of exactly one step torch divided by zero."""

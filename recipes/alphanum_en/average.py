@@ -54,7 +54,8 @@ def _lineage(settings: Settings) -> Iterator[Settings]:
     following: Any = settings
     while isinstance(following, dict) and following:
         yield following
-        following = (following.get("init_from") or {}).get("settings")
+        earlier = following.get("init_from")
+        following = earlier.get("settings") if isinstance(earlier, dict) else None
 
 
 def main() -> None:

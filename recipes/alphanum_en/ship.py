@@ -122,9 +122,11 @@ def trainings(settings: dict[str, Any]) -> str:
     """How many epochs, in one training after another where each began with the weights of the one before."""
     chain = [settings]
     while earlier := chain[0].get("init_from"):
-        if not isinstance(earlier, dict) or not earlier["settings"]:
+        if not isinstance(earlier, dict) or not isinstance(earlier.get("settings"), dict):
             raise ValueError(f"the model began with {earlier}, which does not say how it was trained itself")
         chain.insert(0, earlier["settings"])
+    if lacking := [key for key in ("data_sets", "max_epochs") for one in chain if key not in one]:
+        raise ValueError(f"the model does not say all of how it was trained: expected {', '.join(lacking)}")
     trained_on = {name.partition("/")[0] for one in chain for name in one["data_sets"]["train"]}
     if others := trained_on - set(SETS):
         raise ValueError(f"the model was trained on {', '.join(sorted(others))}, too, which the card does not say")
@@ -168,7 +170,7 @@ def check_settings(models: list[Path]) -> None:
     first: dict[str, Any] = {}
     for path in models:
         settings = load_model(path).training_data.get("settings")
-        if not isinstance(settings, dict):
+        if not isinstance(settings, dict) or not {"seed", "model"} <= settings.keys():
             raise ValueError(
                 f"{path} does not say how it was trained: expected a model of recipes/alphanum_en/train.py"
             )

@@ -189,7 +189,10 @@ def _is_prepared(utterances: list[Utterance], manifest: Path) -> bool:
         for cut in CutSet.from_jsonl_lazy(manifest)
         for supervision in cut.supervisions
     )
-    return all(utterance == cut for utterance, cut in zip_longest(utterances, cuts))
+    try:
+        return all(utterance == cut for utterance, cut in zip_longest(utterances, cuts))
+    except Exception:  # whatever Lhotse makes of one that is damaged: it will be written anew
+        return False
 
 
 def _join(manifests: list[Path], path: Path) -> Path:

@@ -5,7 +5,7 @@ A manifest is a file of JSON lines with `audio` (a path, relative to the manifes
 
 example: python recipes/own/train.py --train mine/train.jsonl --dev mine/dev.jsonl --output-dir runs/mine
 example: python recipes/own/train.py --train mine/train.jsonl --dev mine/dev.jsonl --output-dir runs/adapted \
---init-from sru_asr/models/alphanum-en --new-tokenizer --optimizer.learning_rate 1e-3
+--init-from alphanum-en --new-tokenizer --optimizer.learning_rate 1e-3
 """
 
 from pathlib import Path

@@ -137,6 +137,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.group} {group or '(not said)'}  WER {100 * counts.rate:.2f} %  of {counts.reference} words")
     if not evaluation.results:
         raise CommandError(f"{args.manifest}: no utterance could be evaluated")
+    beyond = [missing for one in evaluation.results if (missing := model.tokenizer.missing(one.reference))]
+    if beyond:
+        examples = ", ".join(map(repr, sorted(set().union(*beyond))[:MOST_FAULTS]))
+        print(
+            f"sru-asr: {len(beyond)} of {len(evaluation.results)} references have what the model cannot write "
+            f"({examples}); numbers are to be spelled out, as they are said",
+            file=sys.stderr,
+        )
     print(evaluation.summary())
     if other is not None:
         print(_compared(evaluation, other, args.compare))
