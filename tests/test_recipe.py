@@ -322,6 +322,9 @@ def test_a_delay_is_learned_from_the_given_model_and_remembered(corpus: Path, wh
     assert any(
         not torch.equal(one, _weights(tmp_path / "free")[name]) for name, one in _weights(tmp_path / "held").items()
     )
+    too_late = _train(corpus, tmp_path / "new", "--init-from", str(tmp_path / "held"), "--loss.delay", "99")
+    assert too_late.returncode == 1
+    assert "is 2 frames late, expected at most 100 together" in too_late.stderr
     for refused in ((), ("--init-from", str(whole), "--new-tokenizer")):
         result = _train(corpus, tmp_path / "new", *options, *refused)
         assert result.returncode == 1

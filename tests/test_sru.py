@@ -427,6 +427,18 @@ def test_bfloat16(kind, autocast):
         assert (parameter.grad.float() - want).norm() < 0.05 * want.norm(), name
 
 
+def test_gradients_of_many_losses_at_once_are_those_of_each():
+    """As `torch.autograd.functional.jacobian(vectorize=True)` takes them."""
+    sru = randomize(SRU(6, 3, 2, **KINDS["all"]))
+    x = torch.randn(7, 2, 6, requires_grad=True)
+    output, _ = sru(x)
+    weights, of = torch.randn(3, *output.shape), [x, *sru.parameters()]
+    batched = torch.autograd.grad(output, of, weights, is_grads_batched=True, retain_graph=True)
+    for i, weight in enumerate(weights):
+        for got, want in zip(batched, torch.autograd.grad(output, of, weight, retain_graph=True), strict=True):
+            close(got[i], want, 1e-5)
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_whole(backend, dynamic):
