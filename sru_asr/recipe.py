@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from sru_asr.augment import AugmentConfig
 from sru_asr.average import WeightAverage
@@ -35,6 +37,8 @@ from sru_asr.settings import DataConfig, name_of, settle
 from sru_asr.stop import StopsAtOnce, say_how_it_goes_on
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.warp import Warp
+
+SECONDS_TO_END = 8  # after which the workers of a training that was killed, who look every 5, have ended, too
 
 
 def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[Path]]]) -> Evaluation | None:
@@ -70,6 +74,15 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
             f"--loss.delay {args.loss.delay}: the model of --init-from is {model.delay} frames late, expected at most "
             f"{MOST_DELAY} together"
         )
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    with _alone_in(args.output_dir):
+        return _train(args, prepare, model)
+
+
+def _train(
+    args: Namespace, prepare: Callable[[Namespace], dict[str, list[Path]]], model: Recognizer | None
+) -> Evaluation | None:
+    """Train with the options as they were parsed, from a model if one was given; else as `train`."""
     config = ModelConfig(**args.model.as_dict())
     optimizer = OptimizerConfig(**args.optimizer.as_dict())
     loss = LossConfig(**args.loss.as_dict())
@@ -78,7 +91,6 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     warp = Warp(**args.warp.as_dict())
     data = DataConfig(**args.data.as_dict())
     output: Path = args.output_dir
-    output.mkdir(parents=True, exist_ok=True)
     quieten()
     keep_freed_memory()
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
@@ -150,6 +162,23 @@ def train(parser: ArgumentParser, prepare: Callable[[Namespace], dict[str, list[
     if not trainer.is_global_zero:
         return None
     return _report(model, dev_cuts, manifests, output, settings)
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Two trainings in one folder would write over each other's checkpoints. Of several processes the first has it."""
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        yield
+        return
+    try:
+        held = FileLock(output / ".training.lock").acquire(timeout=SECONDS_TO_END)
+    except Timeout:
+        raise ValueError(
+            f"another training writes to {output}: expected to be alone there. Wait for its end, stop it, or choose "
+            "another --output-dir"
+        ) from None
+    with held:
+        yield
 
 
 def _report(

@@ -258,6 +258,24 @@ def test_sigterm_stops_two_processes(corpus: Path, tmp_path: Path, ranks: str) -
     assert "going on from" in resumed.stdout
 
 
+def test_a_second_training_in_the_same_folder_is_refused(corpus: Path, tmp_path: Path) -> None:
+    """It used to write over the checkpoints of the first."""
+    stopped_for_now = subprocess.Popen(
+        [sys.executable, str(corpus / "train.py"), "--output-dir", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DIE_AT": "2", "DIE_BY": "SIGSTOP"},
+        stdout=subprocess.PIPE,
+        cwd=corpus,
+    )
+    try:
+        stopped_for_now.stdout.readline()  # it trains
+        second = _train(corpus, tmp_path, "--restart")
+    finally:
+        stopped_for_now.kill()
+    assert second.returncode == 1
+    assert f"another training writes to {tmp_path}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
 def test_finished_run_is_measured_again_without_training(corpus: Path, whole: Path) -> None:
     before = _weights(whole)
     again = _train(corpus, whole)
