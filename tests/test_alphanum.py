@@ -395,6 +395,55 @@ def test_blend_is_heard_where_its_voices_are(small):
         recipe.prepare(small, small / "prepared")
 
 
+def test_corpus_to_train_on_alone(small):
+    table = small / "transcripts.tsv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(ValueError, match="train, dev, test, found none for dev and test"):
+        recipe.prepare(small, small / "prepared")
+    manifests = recipe.prepare(small, small / "prepared", train_only=True)
+    assert manifests.keys() == {"train"}
+    assert [cut.id for cut in lhotse.load_manifest(manifests["train"])] == ["af_alloy-0000"]
+    table.write_text(table.read_text().partition("\n")[0] + "\n")
+    with pytest.raises(ValueError, match="for train, found none"):
+        recipe.prepare(small, small / "prepared", train_only=True)
+
+
+def test_given_texts_are_said_in_their_order(tmp_path, capsys):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("A CAT\nI DON'T KNOW\nTHE SEA\n")
+    options = ["--output", str(tmp_path / "made"), "--voices-dir", "unused", "--texts", str(texts)]
+    given = maker.parse_arguments(options)
+    assert (given.utterances, list(given.lines)) == (3, ["A CAT", "I DON'T KNOW", "THE SEA"])
+    plan = maker.plan(3, given.voices, 0, mixing="learner", texts=given.lines)
+    assert [(u.text, u.spelled) for u in plan] == [(text, False) for text in given.lines]
+    assert plan[:2] == maker.plan(2, given.voices, 0, mixing="learner", texts=given.lines)
+    # Voices and speeds are those that others get, too.
+    drawn = maker.plan(3, given.voices, 0, mixing="learner")
+    assert [(u.voice, u.speed) for u in plan] != [(u.voice, u.speed) for u in drawn[::-1]]
+    assert [u.speed for u in plan] == [u.speed for u in drawn]
+    assert maker.parse_arguments([*options, "--utterances", "2"]).utterances == 2
+    with pytest.raises(SystemExit):
+        maker.parse_arguments([*options, "--utterances", "4"])
+    assert "texts.txt has only 3 lines" in capsys.readouterr().err
+    for wrong, message in (("", "found none"), ("A CAT\n2 CATS\n", "texts.txt:2: expected words"), ("a cat\n", ":1:")):
+        texts.write_text(wrong)
+        assert maker.main(options) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_articles_are_no_letters_and_syllables_have_a_vowel():
+    """What espeak marks an N that is a syllable by itself with, Kokoro has not."""
+
+    class Backend:
+        def phonemize(self, texts, strip):
+            return ["ɐ sˈɜːʔn̩ kˈæt"]
+
+    synthesizer = object.__new__(maker.Synthesizer)
+    synthesizer.backends = {"a": Backend()}
+    assert synthesizer.phonemes(maker.Utterance("x", "af_bella", 1.0, "A CERTAIN CAT", False)) == "ɐ sˈɜːʔᵊn kˈæt"
+    assert synthesizer.phonemes(maker.Utterance("x", "af_bella", 1.0, "A CERTAIN CAT")) == "ˈeɪ sˈɜːʔᵊn kˈæt"
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [

@@ -27,6 +27,7 @@ TRAIN, DEV, TEST = "0001", "3423", "0003"
 
 
 recipe = load_prepare("speechocean762")
+texts = load_prepare("speechocean762", "texts")
 
 
 def tone(seed: int) -> np.ndarray:
@@ -341,3 +342,60 @@ def test_a_real_file_is_copied_whole(tmp_path: Path) -> None:
         pytest.skip(f"{path} is not there: no Opus to decode")
     copy = flac_copies([Utterance("000010011", path, "WE CALL IT BEAR", "0001")], tmp_path)[0].audio
     np.testing.assert_allclose(soundfile.read(copy)[0], audio.read(path), atol=2**-15)
+
+
+def make_wordnet(folder: Path, examples: dict[str, list[str]]) -> Path:
+    """Writes a dictionary in WordNet's format: a licence, then a line for each meaning, its examples at the end."""
+    folder.mkdir()
+    for part in texts.PARTS:
+        lines = ['  1 This software and database is being provided to you; "the software" is WordNet  ']
+        for quoted in examples.get(part, ["never mind"]):
+            lines.append(
+                f'00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | what is (or was); "{quoted}"; "{quoted}!"  '
+            )
+        (folder / f"data.{part}").write_text("\n".join(lines), encoding="latin-1")
+    return folder
+
+
+def test_examples_of_a_dictionary_become_texts(tmp_path: Path) -> None:
+    often = [f"the {'big ' * n}dog isn't well-known" for n in range(6)]
+    rare = ["the dog chased a quokka", "at 5 o'clock the dog", "the dog"]
+    folder = make_wordnet(tmp_path / "dict", {"noun": often[:3], "verb": [*rare, *often[3:]]})
+    found = list(texts.examples(folder))
+    assert found.count("NEVER MIND") == 4
+    assert found.count("THE DOG ISN'T WELL KNOWN") == 2
+    assert list(texts.examples(make_wordnet(tmp_path / "us", {"adv": ["the U.S. navy"]})))[-1] == "THE U S NAVY"
+    assert not any("SOFTWARE" in text for text in found)
+    # Neither short nor with rare words or digits, each once; BIG is in five texts.
+    assert texts.common(found) == [f"THE {'BIG ' * n}DOG ISN'T WELL KNOWN" for n in range(5)]
+    (folder / "data.adv").write_text("no example")
+    with pytest.raises(ValueError, match=r"data.adv: expected examples"):
+        list(texts.examples(folder))
+    (folder / "data.adv").unlink()
+    with pytest.raises(ValueError, match=r"found no data.adv: fetch it with npm pack"):
+        list(texts.examples(folder))
+
+
+def test_every_fourth_text_is_the_training_parts_own_until_none_is_left() -> None:
+    general, own = [f"G{n}" for n in range(20)], [f"O{n}" for n in range(4)]
+    lines = texts.mixed(general, own, 0)
+    assert sorted(lines) == sorted(general + own)
+    assert [n for n, line in enumerate(lines) if line[0] == "O"] == [0, 4, 8, 12]
+    assert lines == texts.mixed(general, own, 0) != texts.mixed(general, own, 1)
+    assert texts.mixed([], own, 0) != own  # in an order that is drawn
+
+
+def test_texts_are_written_of_the_manifest_and_the_dictionary(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_corpus(tmp_path / "corpus")
+    said = tmp_path / "corpus/train/text"
+    said.write_text(said.read_text().replace(f"SPEAKER {TRAIN} SAYS  0", "Speaker, say it"))  # the other has digits
+    manifests = recipe.prepare(tmp_path / "corpus", tmp_path / "out", tmp_path)
+    folder = make_wordnet(tmp_path / "dict", {"noun": [f"the {'big ' * n}dog" for n in range(6)]})
+    command = ["--wordnet-dir", str(folder), "--output", str(tmp_path / "new/texts.txt"), "--manifest"]
+    texts.main([*command, str(manifests["train"])])
+    lines = (tmp_path / "new/texts.txt").read_text().splitlines()
+    assert lines[0] == "SPEAKER SAY IT"
+    assert sorted(lines[1:]) == sorted(f"THE {'BIG ' * n}DOG" for n in range(1, 6))
+    assert "6 texts, 1 of them of train.jsonl.gz" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"there is no manifest .*none.jsonl.gz"):
+        texts.main([*command, str(tmp_path / "none.jsonl.gz")])

@@ -113,12 +113,14 @@ class Utterance:
         voice: One of `VOICES`, or several with their shares in percent: `af_bella:63+am_echo:37`; see `parts`.
         speed: Relative to the voice's own.
         text: What is said.
+        spelled: Whether A and I are letters in it, not the article and the pronoun.
     """
 
     name: str
     voice: str
     speed: float
     text: str
+    spelled: bool = True
 
     @property
     def tag(self) -> str:
@@ -264,17 +266,20 @@ def plan(
     kinds: Sequence[str] = (),
     name: str = "",
     mixing: Literal["", "blend", "learner", "mixture"] = "",
+    texts: Sequence[str] = (),
 ) -> list[Utterance]:
     """Decides what is said, by whom and how fast: the voices take turns, the rest is drawn.
 
     Voices are blended with others of their accent, or, as learners, with those of other languages, or see `mixture`.
+    Texts are drawn, too, of the kinds named, unless they are given: then utterance n says the nth.
     Each utterance has a generator of its own, so that those of a shorter plan are the first of a longer one.
     """
     utterances = []
     for index in range(n_utterances):
         voice = voices[index % len(voices)]
         rng = random.Random(f"{seed}/{index}")
-        speed, text = round(rng.uniform(*SPEEDS), 3), sentence(rng, kinds)
+        speed = round(rng.uniform(*SPEEDS), 3)
+        text = texts[index] if texts else sentence(rng, kinds)
         stem = f"{name or mixing or voice}-{index:04d}"
         if mixing == "mixture":
             voice = mixture(voice, rng)
@@ -282,7 +287,7 @@ def plan(
             voice = blend(voice, FOREIGN_VOICES, rng)
         elif mixing == "blend":
             voice = blend(voice, [other for other in voices if other[0] == voice[0] and other != voice], rng)
-        utterances.append(Utterance(stem, voice, speed, text))
+        utterances.append(Utterance(stem, voice, speed, text, spelled=not texts))
     return utterances
 
 
@@ -333,7 +338,10 @@ class Synthesizer:
     def phonemes(self, utterance: Utterance) -> str:
         """Writes a text in the phonetic alphabet of Kokoro, in the accent of its voice."""
         (phonemes,) = self.backends[utterance.voice[0]].phonemize([utterance.text], strip=True)
-        phonemes = spell_out(phonemes)
+        # Kokoro writes a sound that is a syllable by itself, as the N of CERTAIN can be, with a short vowel before it.
+        phonemes = re.sub("(.)\N{COMBINING VERTICAL LINE BELOW}", r"ᵊ\1", phonemes)
+        if utterance.spelled:
+            phonemes = spell_out(phonemes)
         return as_learnt(phonemes, random.Random(utterance.name)) if utterance.foreign else phonemes
 
     def style(self, voice: str, n_phonemes: int) -> np.ndarray:
@@ -453,6 +461,21 @@ def make(output: Path, utterances: Sequence[Utterance], voices_dir: Path) -> Non
         print(f"{output}: {len(seconds)} of {len(utterances)} utterances, {sum(seconds.values()) / 60:.1f} minutes")
 
 
+def read_texts(path: Path) -> list[str]:
+    """Reads what is to be said, a line each.
+
+    Raises:
+        ValueError: If there is none, or a line is not of words of A to Z and '.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not re.fullmatch(r"[A-Z']+( [A-Z']+)*", line):
+            raise ValueError(f"{path}:{number}: expected words of A to Z and ' with one space between, found {line!r}")
+    if not lines:
+        raise ValueError(f"{path}: expected texts, a line each, found none")
+    return lines
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
@@ -467,7 +490,7 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for audio/ and transcripts.tsv")
     parser.add_argument("--voices-dir", type=Path, required=True, help="folder of the voice files of kokoro-js")
-    parser.add_argument("--utterances", type=int, default=700, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--utterances", type=int, metavar="N", help="how many (default: 700, or all of --texts)")
     parser.add_argument("--seed", type=int, default=0, help="of texts and speeds (default: %(default)s)")
     parser.add_argument(
         "--voices",
@@ -476,7 +499,11 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
         metavar="VOICE",
         help=f"default: all, {' '.join(VOICES)}; to be mixed all but {' '.join(HELD_OUT)}, which are not trained on",
     )
-    parser.add_argument(
+    drawn = parser.add_mutually_exclusive_group()
+    drawn.add_argument(
+        "--texts", type=Path, help="file of what to say instead, a line each, of A to Z, ' and single spaces"
+    )
+    drawn.add_argument(
         "--kinds",
         nargs="+",
         choices=ALL_KINDS,
@@ -516,6 +543,11 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
     parsed = parser.parse_args(arguments)
     if parsed.name and not re.fullmatch(r"[\w-]+", parsed.name):
         parser.error(f"--name must be of letters, digits, _ and -, got {parsed.name!r}")
+    parsed.lines = () if parsed.texts is None else read_texts(parsed.texts)
+    if parsed.utterances is None:
+        parsed.utterances = len(parsed.lines) or 700
+    if parsed.lines and parsed.utterances > len(parsed.lines):
+        parser.error(f"--utterances {parsed.utterances}: {parsed.texts} has only {len(parsed.lines)} lines")
     if parsed.utterances < 1:
         parser.error(f"--utterances must be at least 1, got {parsed.utterances}")
     if parsed.voices is None:
@@ -529,8 +561,8 @@ An interrupted run (Ctrl-C) continues when the same command is given again.""",
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    options = parse_arguments(arguments)
     try:
+        options = parse_arguments(arguments)
         utterances = plan(
             options.utterances,
             options.voices,
@@ -538,6 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.kinds,
             options.name,
             options.mixing,
+            options.lines,
         )
         make(options.output, utterances, options.voices_dir)
     except (ValueError, ImportError, OSError) as error:

@@ -29,27 +29,31 @@ TEXT = re.compile(r"[A-Z']+( [A-Z']+)*")
 TOLERANCE_SECONDS = 0.001  # of durations that the transcripts give to the millisecond
 
 
-def prepare(corpus_dir: Path, output_dir: Path, most_train: int | None = None) -> dict[str, Path]:
+def prepare(
+    corpus_dir: Path, output_dir: Path, most_train: int | None = None, train_only: bool = False
+) -> dict[str, Path]:
     """Writes the copies that are not there yet, and the manifests anew.
 
     Args:
         corpus_dir: The folder of `transcripts.tsv` and `audio`.
         output_dir: Where manifests and copies go.
         most_train: Take so many of the utterances to train on, the first ones; None for all.
+        train_only: There are none for development and test, as where voices are mixed.
 
     Returns:
-        The manifests under "train", "dev" and "test", which have no voice in common.
+        The manifests under "train" and, unless `train_only`, "dev" and "test", which have no voice in common.
 
     Raises:
         ValueError: The corpus is missing, incomplete or broken, or lacks the voices of a split; the message names file
             and line.
     """
     utterances = list(_read(corpus_dir.resolve()))
-    splits = {split: [u for u in utterances if split_of(u.speaker) == split] for split in ("train", "dev", "test")}
+    names = ("train",) if train_only else ("train", "dev", "test")
+    splits = {split: [u for u in utterances if split_of(u.speaker) == split] for split in names}
     splits["train"] = splits["train"][:most_train]
     if empty := [split for split, part in splits.items() if not part]:
         raise ValueError(
-            f"{corpus_dir}: expected utterances for train, dev and test, found none for {' and '.join(empty)}. "
+            f"{corpus_dir}: expected utterances for {', '.join(names)}, found none for {' and '.join(empty)}. "
             f"Dev takes the voices {', '.join(sorted(DEV_VOICES))}, test {', '.join(sorted(TEST_VOICES))}, "
             "train all others."
         )
@@ -126,9 +130,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--corpus-dir", type=Path, default=ROOT / "data/alphanum", help="default: %(default)s")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "data/prepared/alphanum", help="default: %(default)s")
+    parser.add_argument("--train-only", action="store_true", help="the corpus has no voices of development and test")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir))
+    run(lambda: prepare(arguments.corpus_dir, arguments.output_dir, train_only=arguments.train_only))
 
 
 if __name__ == "__main__":
