@@ -22,7 +22,7 @@ def main() -> None:
         __doc__,
         trainer__max_epochs=40,
         data__max_batch_seconds=60.0,
-        data__vocab_size=300,
+        data__vocab_size=700,
     )
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
     parser.add_argument(
