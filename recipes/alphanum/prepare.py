@@ -55,7 +55,7 @@ def prepare(
         raise ValueError(
             f"{corpus_dir}: expected utterances for {', '.join(names)}, found none for {' and '.join(empty)}. "
             f"Dev takes the voices {', '.join(sorted(DEV_VOICES))}, test {', '.join(sorted(TEST_VOICES))}, "
-            "train all others."
+            "train all others; --train-only is for a corpus without those of dev and test."
         )
     part = (
         "train" if most_train is None else f"train-{most_train}"
