@@ -260,17 +260,14 @@ def test_sigterm_stops_two_processes(corpus: Path, tmp_path: Path, ranks: str) -
 
 def test_a_second_training_in_the_same_folder_is_refused(corpus: Path, tmp_path: Path) -> None:
     """It used to write over the checkpoints of the first."""
-    stopped_for_now = subprocess.Popen(
-        [sys.executable, str(corpus / "train.py"), "--output-dir", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DIE_AT": "2", "DIE_BY": "SIGSTOP"},
-        stdout=subprocess.PIPE,
-        cwd=corpus,
-    )
-    try:
-        stopped_for_now.stdout.readline()  # it trains
-        second = _train(corpus, tmp_path, "--restart")
-    finally:
-        stopped_for_now.kill()
+    command = [sys.executable, str(corpus / "train.py"), "--output-dir", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIE_AT": "2", "DIE_BY": "SIGSTOP"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=corpus) as first:
+        first.stdout.readline()  # it has begun, and halts in its second step
+        try:
+            second = _train(corpus, tmp_path, "--restart")
+        finally:
+            first.kill()
     assert second.returncode == 1
     assert f"another training writes to {tmp_path}" in second.stderr
     assert "Traceback" not in second.stderr
