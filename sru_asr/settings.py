@@ -22,6 +22,18 @@ from sru_asr.task import LossConfig, OptimizerConfig
 from sru_asr.warp import Warp
 
 SETTINGS = "settings.json"
+# Defaults for `training_parser` that won on a few hours of speech (docs/log.md). Each batch is seen twice, once
+# through windows, as a live recogniser would see it.
+FEW_HOURS: dict[str, Any] = {
+    "augment__channel": 0.9,
+    "augment__channel_db": 10.0,
+    "augment__join": 0.4,
+    "data__max_batch_seconds": 30.0,
+    "data__speeds": [0.85, 1.0, 1.15],
+    "loss__consistency": 0.2,
+    "loss__windowed": 1.0,
+    "model__floor": 1e-10,
+}
 _TRAINER_ARGUMENTS_OF_OURS = {
     *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler", "plugins"),
     *("enable_progress_bar", "enable_model_summary", "model_registry"),

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import soundfile
 from recipe_scripts import load_prepare
 
 from sru_asr.download import DownloadError
+from sru_asr.model import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/corpora/an4"
@@ -226,6 +229,26 @@ def test_the_real_training_part(tmp_path: Path) -> None:
     assert all(Path(cut["recording"]["sources"][0]["source"]).is_file() for cut in train + dev)
     texts = " ".join(cut["supervisions"][0]["text"] for cut in train + dev)
     assert set(texts) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the AN4 corpus is not at {REAL}")
+def test_the_recipe_trains_on_words_and_synthetic_speech_too(tmp_path: Path) -> None:
+    options = {
+        "--corpus-dir": REAL,
+        "--prepared-dir": tmp_path / "prepared",
+        "--output-dir": tmp_path / "run",
+        "--trainer.max_steps": 2,
+        "--trainer.limit_val_batches": 1,
+    }
+    script = ROOT / "recipes/an4/train.py"
+    command = [sys.executable, script, *(str(part) for option in options.items() for part in option)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert load_model(tmp_path / "run").training_data["settings"]["data_sets"] == {
+        "train": ["an4/train.jsonl.gz", "an4/words.jsonl.gz", "alphanum/train-1000.jsonl.gz"],
+        "dev": ["an4/dev.jsonl.gz"],
+    }
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the AN4 corpus is not at {REAL}")

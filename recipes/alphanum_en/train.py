@@ -19,24 +19,17 @@ def main() -> None:
     """Parses the command line, prepares, trains."""
     # Here, as they load the kernels, which `run` may have to report.
     from sru_asr.recipe import train
-    from sru_asr.settings import training_parser
+    from sru_asr.settings import FEW_HOURS, training_parser
 
     parser = training_parser(
         "alphanum_en",
         __doc__,
+        **FEW_HOURS,
         trainer__max_epochs=10,
         trainer__check_val_every_n_epoch=2,
-        data__max_batch_seconds=30.0,
         data__vocab_size=250,
-        data__speeds=[0.85, 1.0, 1.15],
         augment__clip_words=list(DIGITS),
-        augment__channel=0.9,
-        augment__channel_db=10.0,
-        augment__join=0.4,
-        loss__consistency=0.2,
-        loss__windowed=1.0,  # every second view
         model__hidden_size=208,
-        model__floor=1e-10,
     )
     add_folders(parser)
 

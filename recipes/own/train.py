@@ -17,9 +17,9 @@ def main() -> None:
     """Parses the command line, trains."""
     # Here, as they load the kernels, which `run` may have to report.
     from sru_asr.recipe import train
-    from sru_asr.settings import training_parser
+    from sru_asr.settings import FEW_HOURS, training_parser
 
-    parser = training_parser("own", __doc__)
+    parser = training_parser("own", __doc__, **FEW_HOURS)
     parser.add_argument("--train", type=Path, nargs="+", required=True, metavar="MANIFEST", help="to learn from")
     parser.add_argument(
         "--dev", type=Path, nargs="+", required=True, metavar="MANIFEST", help="to measure on: of other speakers, best"
