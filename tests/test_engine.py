@@ -158,6 +158,24 @@ def test_resampled_windows_are_computed_with_the_message_that_completes_them(rat
     asyncio.run(talk())
 
 
+@pytest.mark.parametrize("rate", [1_000, 8_000, 44_100, 48_000])
+def test_what_a_resampler_holds_back_is_waited_for(rate):
+    """Between two messages sessions had turns without end, thousands a second, in which there was nothing to do."""
+    rounds = []
+
+    async def talk(engine):
+        session = engine.open(2, 6, rate=rate)
+        sent = 0
+        for piece in pieces(pcm(speech(1.5 * rate / 16_000, 0)), 2 * round(0.04 * rate)):
+            await session.send(piece)
+            sent += 1
+            await asyncio.sleep(0.005)
+        return sent
+
+    sent = in_engine(talk, count=rounds.append)
+    assert 0 < len(rounds) <= sent
+
+
 def test_a_window_may_begin_amid_a_sample():
     async def talk():
         engine = Engine(MODEL)

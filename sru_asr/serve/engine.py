@@ -179,8 +179,10 @@ class Session:
 
     def _due(self) -> bool:
         """Whether a window can be computed; of less nothing can be said. Or whether too much waits for one."""
+        # While a resampler holds back the last samples of a window nothing is missing, and nothing can be done either.
+        some = len(self._inbox) > 0
         enough = self._waiting >= self._missing or len(self._inbox) >= MOST_PIECES or not self._room.is_set()
-        return not self._over and (self._ending or enough)
+        return not self._over and (self._ending or (some and enough))
 
     def _bytes_missing(self) -> int:
         """For a window, at least: what a resampler holds back changes, so it is asked again with each that follow."""
