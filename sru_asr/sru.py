@@ -285,7 +285,8 @@ def _as_lengths(lengths: Any, batch: int, frames: int, device: torch.device) -> 
         raise ValueError(f"expected lengths of integers, (batch,), found {lengths.dtype}")
     if lengths.shape != (batch,):
         raise ValueError(f"expected a length for each of {batch} sequences, found shape {tuple(lengths.shape)}")
+    lengths = lengths.long()  # in narrower integers the number of frames may be another one
     looked_at = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
     if looked_at and not ((lengths >= 0) & (lengths <= frames)).all():
         raise ValueError(f"expected lengths from 0 to the {frames} frames there are, found {lengths.tolist()}")
-    return lengths.to(device).long()
+    return lengths.to(device)

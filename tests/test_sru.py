@@ -519,9 +519,11 @@ def test_packed_sequences_bring_their_lengths():
 def test_lengths_may_be_a_list_or_any_integers(window):
     sru, x = SRU(6, 4, batch_first=True, bidirectional=True), torch.randn(2, 5, 6)
     expected = sru(x, lengths=torch.tensor([5, 3]), **window)
-    for lengths in ([5, 3], (5, 3), torch.tensor([5, 3], dtype=torch.int32)):
+    integers = (torch.uint8, torch.int8, torch.int32, torch.uint16, torch.uint64)
+    for lengths in ([5, 3], (5, 3), *(torch.tensor([5, 3], dtype=dtype) for dtype in integers)):
         for got, want in zip(sru(x, lengths=lengths, **window), expected, strict=True):
             assert torch.equal(got, want)
+    assert sru(torch.randn(2, 300, 6), lengths=torch.tensor([100, 50], dtype=torch.uint8), **window)[0].isfinite().all()
     with pytest.raises(ValueError, match=r"lengths of integers, .* found torch\.float32"):
         sru(x, lengths=torch.tensor([5.0, 3.0]), **window)
 
