@@ -219,6 +219,12 @@ class BeamSearch:
             if _beginning(prefix, n_tokens) is first
         }
         first.before = None  # what is known of the text before it, it knows itself
+        for prefix, alive in self._beam.items():
+            emission = alive.emission
+            while emission is not None and prefix.before is not None and prefix.before.before is not None:
+                prefix, emission = prefix.before, emission.before
+            if emission is not None:
+                emission.before = None
 
     def end(self, n: int = 1) -> list[Hypothesis]:
         """See `Decoder`. There are no more than the width of the search."""

@@ -159,6 +159,22 @@ def test_what_no_hypothesis_goes_on_from_is_gone():
     assert {after for after in known if after is not None} <= needed
 
 
+def test_of_what_is_forgotten_no_times_are_kept():
+    """They stayed until the next pause, as each token knew when the one before it had been emitted."""
+    beam = BeamSearch(Scorer(), PIECES, width=8)
+    log_probs = random_log_probs(1_000, 1)
+    for piece in log_probs.split(40):
+        beam.push(piece)
+        path = beam.path
+        beam.forget(len(path.tokens) - 3)
+        assert beam.path[:3] == tuple(one[-3:] for one in path[:3])
+    for alive in beam._beam.values():
+        kept, emission = 0, alive.emission
+        while emission is not None:
+            kept, emission = kept + 1, emission.before
+        assert kept < 100
+
+
 def test_a_sharp_model_is_decoded_as_greedily():
     for seed in range(5):
         log_probs = random_log_probs(200, seed, sharpness=100.0)
