@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, overload
@@ -131,19 +132,17 @@ class Recognizer(nn.Module):
         states, lengths = self.encoder(features, lengths, chunk, lookahead)
         return self.ctc(states), lengths
 
-    @overload
+    @overload  # type: ignore[overload-overlap]  # (a string is a sequence, too, but the first that fits counts)
     def transcribe(self, audio: Audio, decoding: Decoding = ...) -> Transcript: ...
     @overload
-    def transcribe(self, audio: list[Audio] | tuple[Audio, ...], decoding: Decoding = ...) -> list[Transcript]: ...
-    def transcribe(
-        self, audio: Audio | list[Audio] | tuple[Audio, ...], decoding: Decoding = GREEDY
-    ) -> Transcript | list[Transcript]:
+    def transcribe(self, audio: Sequence[Audio], decoding: Decoding = ...) -> list[Transcript]: ...
+    def transcribe(self, audio: Audio | Sequence[Audio], decoding: Decoding = GREEDY) -> Transcript | list[Transcript]:
         """Recognise speech on the device of the weights.
 
         Args:
             audio: path of an audio file of any rate and number of channels; or a waveform, (samples,) float32 in
-                [-1, 1] at 16 kHz; or a list or tuple of those. Files longer than half a minute are read and recognised
-                piece by piece, so that memory does not grow with them.
+                [-1, 1] at 16 kHz; or a list, or another sequence, of those. Files longer than half a minute are
+                read and recognised piece by piece, so that memory does not grow with them.
             decoding: greedy, or by a search; `sru_asr.read_decoding` makes one of files.
 
         Returns:
@@ -152,7 +151,7 @@ class Recognizer(nn.Module):
         Raises:
             AudioError: a file cannot be read, or a waveform is empty, too short or not finite.
         """
-        if isinstance(audio, list | tuple):
+        if isinstance(audio, Sequence) and not isinstance(audio, str):
             return [transcribe(self, one, decoding) for one in audio]
         return transcribe(self, audio, decoding)
 
@@ -163,8 +162,13 @@ class Recognizer(nn.Module):
             path: the file.
             dtype: to store the weights in, such as `torch.float16`, which halves the file; None leaves them as they
                 are. Loaded, they are float32 again.
+
+        Raises:
+            ValueError: none of the dtypes is loaded again, or a weight is not finite in it; nothing has been written.
         """
         path = Path(path)
+        if dtype is not None and dtype not in _DTYPES:
+            raise ValueError(f"expected a dtype of {', '.join(map(str, sorted(_DTYPES, key=str)))}, found {dtype}")
         description = {
             "format": FORMAT,
             "config": asdict(self.config),
@@ -177,6 +181,8 @@ class Recognizer(nn.Module):
             for name, tensor in self.state_dict().items()
             if not name.startswith(_DERIVED)
         }
+        if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+            raise ValueError(f"expected finite weights, found others in {', '.join(bad[:3])}: {path} is not written")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:

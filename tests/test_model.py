@@ -113,6 +113,19 @@ def test_a_model_saved_in_bfloat16_is_loaded_in_float32(tmp_path):
     assert torch.equal(loaded.ctc.linear.weight, model.ctc.linear.weight.float())
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float16])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, checkpoint, dtype):
+    """It used to take the place of what was there."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(checkpoint)
+    model = make_model()
+    model.get_parameter(NAME).data[0, 0] = 1e5  # more than half precision has
+    with pytest.raises(ValueError, match=r"expected (a dtype|finite weights)"):
+        model.save(path, dtype)
+    assert path.read_bytes() == checkpoint
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_loaded_model_can_be_saved_over_its_own_file(tmp_path, checkpoint):
     path = tmp_path / CHECKPOINT_NAME
     path.write_bytes(checkpoint)

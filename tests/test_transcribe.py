@@ -1,6 +1,7 @@
 """From files and waveforms to text: every way in gives the same, long audio goes through windows, faults are named."""
 
 import itertools
+from collections import deque
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_every_way_in_gives_the_same(tmp_path):
     assert [MODEL.transcribe(waveform.double()) for waveform in waveforms] == expected
     assert MODEL.transcribe([str(paths[0]), paths[1], waveforms[2]]) == expected
     assert MODEL.transcribe(tuple(paths)) == expected
+    assert MODEL.transcribe(deque(paths)) == expected
     assert MODEL.transcribe([]) == []
 
 
