@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from sru_asr.commands.options import OK, CommandError, add_decoding, add_model, add_vad, command, decoding_of, load
 
+DEFAULT_PORTS = {"http": 80, "https": 443}  # which browsers do not name
+
 
 def add(commands: Any) -> None:
     """Describe its options."""
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             Voice()
     except VoiceError as error:
         raise CommandError(str(error)) from error
-    model = load(args)
+    model = load(args, decoding)
     limits = Limits(
         api_key=key,
         hosts=(*LOOPBACK, args.host) if _is_loopback(args.host) else (),
@@ -112,8 +114,14 @@ def _origin(text: str) -> str:
     """As browsers name it."""
     try:
         parts = urlsplit(text)
-        if parts.scheme in {"http", "https"} and parts.hostname and parts.path in {"", "/"} and not parts.query:
-            return f"{parts.scheme}://{parts.netloc.lower()}"
-    except ValueError:  # half an IPv6 address
+        origin = (
+            parts.scheme in DEFAULT_PORTS and parts.path in {"", "/"} and not parts.query and "@" not in parts.netloc
+        )
+        if origin and parts.hostname:
+            host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+            host = f"[{host}]" if ":" in host else host
+            port = "" if parts.port in {None, DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"
+            return f"{parts.scheme}://{host}{port}"
+    except ValueError:  # half an IPv6 address, no port, a name that cannot be
         pass
     raise CommandError(f"--origin: expected scheme and host of pages, as https://example.org, found {text!r}")
