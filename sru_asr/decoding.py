@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from sru_asr.beam import WIDTH, BeamSearch
@@ -50,12 +50,12 @@ GREEDY = Decoding()
 
 
 def read_decoding(
-    lm: Path | None = None,
+    lm: str | os.PathLike[str] | None = None,
     lm_unit: Literal["word", "character"] = "word",
     lm_weight: float = LM_WEIGHT,
     word_bonus: float | None = None,
-    lexicon: Path | None = None,
-    hotwords: Path | None = None,
+    lexicon: str | os.PathLike[str] | None = None,
+    hotwords: str | os.PathLike[str] | None = None,
     boost: float = DEFAULT_BOOST,
     width: int | None = None,
     n_best: int = 1,

@@ -8,6 +8,7 @@ differently.
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ class Hotwords:
         return self._begun[state]
 
 
-def read_hotwords(path: Path, boost: float = DEFAULT_BOOST) -> Hotwords:
+def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) -> Hotwords:
     """Read a file with a phrase on each line, and its boost behind a tab where it has one of its own.
 
     Args:
@@ -109,6 +110,7 @@ def read_hotwords(path: Path, boost: float = DEFAULT_BOOST) -> Hotwords:
     Raises:
         HotwordError: it cannot be read, or a line is not as described.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > MOST_BYTES:
             raise HotwordError(f"{path}: expected at most {MOST_BYTES} bytes, found {path.stat().st_size}")

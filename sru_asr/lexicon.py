@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,7 +42,7 @@ class Lexicon:
         return place < len(self.words) and self.words[place].startswith(part)
 
 
-def read_lexicon(path: Path) -> Lexicon:
+def read_lexicon(path: str | os.PathLike[str]) -> Lexicon:
     """Read a file of words: one on each line, pronunciations behind it being passed over, or texts.
 
     Args:
@@ -50,6 +51,7 @@ def read_lexicon(path: Path) -> Lexicon:
     Raises:
         LexiconError: it cannot be read, or has no words.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > MOST_BYTES:
             raise LexiconError(f"{path}: expected at most {MOST_BYTES} bytes, found {path.stat().st_size}")

@@ -64,7 +64,8 @@ class Ngram:
         LanguageModelError: there is no such model, or the extra `lm` is not installed.
     """
 
-    def __init__(self, path: Path, unit: Literal["word", "character"] = "word") -> None:
+    def __init__(self, path: str | os.PathLike[str], unit: Literal["word", "character"] = "word") -> None:
+        path = Path(path)
         try:
             import kenlm
         except ModuleNotFoundError as error:

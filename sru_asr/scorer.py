@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from sru_asr.hotwords import Hotwords
@@ -11,6 +10,7 @@ from sru_asr.lm import SPACE, LanguageModel
 
 # Chosen on AN4's development part, with a bigram of its training part (docs/log.md).
 LM_WEIGHT, WORD_BONUS = 0.2, 2.0
+MOST = 1e6  # of either; scores have to remain numbers
 
 
 class Context(NamedTuple):
@@ -58,8 +58,8 @@ class Scorer:
     ) -> None:
         if word_bonus is None:
             word_bonus = 0.0 if lm is None else WORD_BONUS
-        if not (math.isfinite(lm_weight) and math.isfinite(word_bonus)):
-            raise ValueError(f"expected finite numbers, found {lm_weight=} and {word_bonus=}")
+        if not (abs(lm_weight) <= MOST and abs(word_bonus) <= MOST):
+            raise ValueError(f"expected numbers from -{MOST:g} to {MOST:g}, found {lm_weight=} and {word_bonus=}")
         self.lm = lm
         self.lm_weight = lm_weight
         self.word_bonus = word_bonus

@@ -612,10 +612,37 @@ def test_where_nothing_can_be_read_or_written_there_is_no_traceback(folder, redi
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("origin", ["*", "example.org", "https://a.org/b", "https://[::1"])
+@pytest.mark.parametrize(
+    "origin", ["*", "example.org", "https://a.org/b", "https://[::1", "http://a@b.org", "http://a:x"]
+)
 def test_what_is_no_origin_is_refused(capsys, folder, origin):
     status, _, error = run(capsys, "serve", "--model", ".", "--origin", origin)
     assert (status, "--origin: expected scheme and host" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("https://example.org:443", "https://example.org"),
+        ("http://Example.org:80/", "http://example.org"),
+        ("https://example.org:80", "https://example.org:80"),
+        ("https://münchen.de", "https://xn--mnchen-3ya.de"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_origins_are_as_browsers_name_them(said, named):
+    """With a port that browsers leave out an origin was taken, and then refused to all."""
+    assert serve._origin(said) == named
+
+
+def test_words_that_the_model_cannot_write_are_told_of(capsys, folder, tmp_path):
+    (tmp_path / "some").write_text("42\nR2D2\nYES\n")
+    (tmp_path / "none").write_text("42 23")
+    status, output, error = run(capsys, "transcribe", "--model", ".", "--hotwords", tmp_path / "some", "c.wav")
+    assert (status, len(output), len(error.splitlines())) == (0, 1, 1)
+    assert "--hotwords: 2 of 3 have what the model cannot write ('2', '4'); numbers are to be spelled out" in error
+    status, _, error = run(capsys, "transcribe", "--model", ".", "--lexicon", tmp_path / "none", "c.wav")
+    assert (status, "--lexicon: 2 of 2 have what the model cannot write" in error) == (2, True)
 
 
 def test_addresses_of_this_machine():

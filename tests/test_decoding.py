@@ -101,6 +101,7 @@ def test_parts_of_words_are_no_phrases():
 def test_hotwords_are_read(tmp_path):
     path = write(tmp_path / "h.txt", "# names\n\nANN  SMITH\nRUBOUT\t-2.5\n")
     assert read_hotwords(path, 3.0).boosts == {"ANN SMITH": 3.0, "RUBOUT": -2.5}
+    assert read_hotwords(str(path)).boosts == {"ANN SMITH": 5.0, "RUBOUT": -2.5}
     assert read_hotwords(write(path, "\ufeffANN\n")).boosts == {"ANN": 5.0}  # as editors on Windows begin files
     assert read_hotwords(write(path, "Ann Smith-Jones.\nO\u2019Neil\n")).boosts == {"ANN SMITH JONES": 5, "O'NEIL": 5}
     with pytest.raises(HotwordError, match=r"found nan$"):
@@ -142,6 +143,7 @@ def test_a_lexicon_knows_its_words_and_how_they_begin(words, part):
 def test_lexicons_are_read(tmp_path):
     assert read_lexicon(write(tmp_path / "a", "YES\tY EH S\nNO\tN OW\n")).words == ["NO", "YES"]
     assert read_lexicon(write(tmp_path / "b", "\ufeffYES NO\nNO MAYBE\n")).words == ["MAYBE", "NO", "YES"]
+    assert read_lexicon(str(tmp_path / "b")).words == ["MAYBE", "NO", "YES"]
     assert read_lexicon(write(tmp_path / "d", "Say: yes, please.\n")).words == ["PLEASE", "SAY", "YES"]
     for path in (write(tmp_path / "c", "\n"), tmp_path / "none"):
         with pytest.raises(LexiconError, match=path.name):
@@ -266,8 +268,8 @@ def test_ways_of_decoding():
     for wrong in ({"width": 0}, {"n_best": 0}, {"width": 2, "n_best": 3}):
         with pytest.raises(ValueError, match=r"expected (a beam of|n-best from 1)"):
             read_decoding(**wrong)
-    for wrong in ({"word_bonus": math.nan}, {"word_bonus": math.inf}):
-        with pytest.raises(ValueError, match="expected finite numbers"):
+    for wrong in ({"word_bonus": math.nan}, {"word_bonus": math.inf}, {"word_bonus": 1e308}):
+        with pytest.raises(ValueError, match="expected numbers from"):
             read_decoding(**wrong)
 
 

@@ -11,7 +11,8 @@ from sru_asr.model import CHECKPOINT_NAME, SHIPPED
 from sru_asr.precision import arithmetic
 
 args = _parser().parse_args(["transcribe", *sys.argv[1:], "-"])
-decoding, model = decoding_of(args), load(args)
+decoding = decoding_of(args)
+model = load(args, decoding)
 path = Path(args.model or SHIPPED)
 path = path / CHECKPOINT_NAME if path.is_dir() else path
 trained_on = "AN4, Free Spoken Digit Dataset, data/alphanum: 3.3 h"

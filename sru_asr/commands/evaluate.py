@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     check_output("--html", args.html)
     other = None if args.compare is None else _read_results(args.compare)
     decoding = decoding_of(args)
-    model = load(args)
+    model = load(args, decoding)
     from sru_asr.evaluation import evaluate
     from sru_asr.manifest import ManifestError, read_manifest
     from sru_asr.metrics import align_words

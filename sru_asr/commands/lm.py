@@ -110,7 +110,7 @@ def _tune(args: argparse.Namespace) -> int:
         raise CommandError("lm tune: expected --lm FILE; sru-asr lm train makes one")
     check_output("--json", args.json)
     decoding = decoding_of(args)
-    model = load(args)
+    model = load(args, decoding)
     from sru_asr.manifest import ManifestError, read_manifest
     from sru_asr.precision import arithmetic
     from sru_asr.tuning import hear, tune

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sru_asr.decoding import Decoding
     from sru_asr.model import Recognizer
+    from sru_asr.scorer import Scorer
 
 OK, SOME_FAILED, UNUSABLE = 0, 1, 2
 MOST_FAULTS = 5  # that are named where nothing can be used
@@ -130,19 +131,47 @@ def decoding_of(args: argparse.Namespace, n_best: int = 1) -> Decoding:
         raise CommandError(str(error)) from error
 
 
-def load(args: argparse.Namespace) -> Recognizer:
+def load(args: argparse.Namespace, decoding: Decoding) -> Recognizer:
     """The model that the options ask for, where they ask for it.
 
+    Args:
+        args: options.
+        decoding: by which it will be used; words in it that the model cannot write are told of.
+
     Raises:
-        CommandError: there is no such model or device.
+        CommandError: there is no such model or device, or it can write none of the words that it may.
     """
     from sru_asr.model import SHIPPED, CheckpointError, load_model
 
     device = _device(args)
     try:
-        return load_model(SHIPPED if args.model is None else args.model).to(device)
+        model = load_model(SHIPPED if args.model is None else args.model).to(device)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
+    if decoding.scorer is not None:
+        _look_for_letters(decoding.scorer, model)
+    return model
+
+
+def _look_for_letters(scorer: Scorer, model: Recognizer) -> None:
+    """Say of which phrases and words nothing will come, as the model has not all of their letters."""
+    given = {
+        "--hotwords": [] if scorer.hotwords is None else list(scorer.hotwords.boosts),
+        "--lexicon": [] if scorer.lexicon is None else scorer.lexicon.words,
+    }
+    for option, texts in given.items():
+        missing = model.tokenizer.missing("".join(set().union(*texts)))
+        lacking = [text for text in texts if missing.intersection(text)]
+        if not lacking:
+            continue
+        examples = ", ".join(map(repr, sorted(missing)[:MOST_FAULTS]))
+        fault = (
+            f"{option}: {len(lacking)} of {len(texts)} have what the model cannot write ({examples}); numbers are to "
+            "be spelled out, as they are said"
+        )
+        if option == "--lexicon" and len(lacking) == len(texts):
+            raise CommandError(fault)
+        print(f"sru-asr: {fault}", file=sys.stderr)
 
 
 def _device(args: argparse.Namespace) -> torch.device:

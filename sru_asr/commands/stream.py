@@ -85,7 +85,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     decoding = decoding_of(args)
-    model = load(args)
+    model = load(args, decoding)
     from sru_asr.live import Live
     from sru_asr.precision import arithmetic
     from sru_asr.source import from_file, from_microphone, from_pcm, until_interrupted

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.n_best < 1 or (args.n_best > 1 and args.format != "json"):
         raise CommandError("--n-best: expected at least 1, and --format json for more than one")
     decoding = decoding_of(args, args.n_best)
-    model = load(args)
+    model = load(args, decoding)
     from sru_asr import subtitles
     from sru_asr.audio import AudioError
     from sru_asr.precision import arithmetic
