@@ -132,8 +132,8 @@ class Recognizer(nn.Module):
         states, lengths = self.encoder(features, lengths, chunk, lookahead)
         return self.ctc(states), lengths
 
-    @overload  # type: ignore[overload-overlap]  # (a string is a sequence, too, but the first that fits counts)
-    def transcribe(self, audio: Audio, decoding: Decoding = ...) -> Transcript: ...
+    @overload  # (A string is a sequence of strings, too, but the first that fits counts.)
+    def transcribe(self, audio: Audio, decoding: Decoding = ...) -> Transcript: ...  # type: ignore[overload-overlap]
     @overload
     def transcribe(self, audio: Sequence[Audio], decoding: Decoding = ...) -> list[Transcript]: ...
     def transcribe(self, audio: Audio | Sequence[Audio], decoding: Decoding = GREEDY) -> Transcript | list[Transcript]:
