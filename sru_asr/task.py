@@ -256,6 +256,14 @@ class SpeechTask(pl.LightningModule):
             "run": self.run,
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count the batches of an epoch as this rank does, where a run goes on with another number of processes."""
+        of_rank = checkpoint["position"]["batches"] // self.trainer.world_size
+        current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        too_many = current["processed"] - of_rank
+        for name in ("ready", "started", "processed", "completed"):
+            current[name] -= too_many
+
 
 def _delayed(log_probs: Tensor, lengths: Tensor, delay: int) -> tuple[Tensor, Tensor]:
     """What was recognised, some frames later, and for which utterances nothing is lost behind the end by that.
