@@ -49,10 +49,14 @@ class AfterSteps(ModelCheckpoint):
     Where a run is told to stop amid an epoch, as by `max_time`, it saves then, and not as if the epoch were over.
     """
 
+    _stops = False
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if it is time."""
+        """Save, if it is time; a step that has begun is completed before the run stops."""
+        self._stops = trainer.should_stop or self._stops
+        trainer.should_stop = self._stops and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
             return
         if trainer.should_stop:
