@@ -57,6 +57,7 @@ def new_model(config: ModelConfig, data: DataConfig, train_cuts: CutSet, given: 
     if given is not None:
         model.features.load_state_dict(given.features.state_dict())  # the encoder knows no others
         model.encoder.load_state_dict(given.encoder.state_dict())
+        model.delay = given.delay  # it hears words as late as before
     return model
 
 
