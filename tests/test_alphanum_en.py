@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
     assert trainings(third | {"averaged": True}).endswith(f"before; training 3 {gave}")
     fourth = {"max_epochs": 5, "init_from": {"name": "x", "settings": third | {"averaged": True}}, "data_sets": sets}
     assert trainings(fourth).endswith(f"before; training 3 {gave}")
-    other = [{"max_epochs": 4}, {"max_epochs": 3}]
+    other = [{"max_epochs": 4, "data_sets": sets}, {"max_epochs": 3, "data_sets": sets}]
     assert trainings(fourth | {"averaged": [[], other]}).endswith(
         "; training 4 gave the mean of its weights and those that it began with and those of another start from there "
         "(4, 3 epochs) (`average.py`)"
@@ -116,6 +117,9 @@ def test_the_card_counts_the_trainings_before_the_last(recipe: dict[str, ModuleT
             trainings({"max_epochs": 1, "init_from": unknown, "data_sets": sets})
     with pytest.raises(ValueError, match="expected data_sets"):
         trainings({"max_epochs": 1})
+    elsewhere = {"max_epochs": 4, "data_sets": {"train": ["speechocean762/train.jsonl.gz"]}}
+    with pytest.raises(ValueError, match="trained on speechocean762, too"):
+        trainings(fourth | {"averaged": [[elsewhere]]})
     first["data_sets"] = {"train": ["speechocean762/train.jsonl.gz"]}
     with pytest.raises(ValueError, match="trained on speechocean762, too"):
         trainings(third)
@@ -245,6 +249,29 @@ def test_a_model_that_is_too_large_does_not_ship(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_there_is_no_room_the_package_stays_as_it_was(
+    recipe: dict[str, ModuleType],
+    made: tuple[list[Path], dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied = []
+
+    def copyfile(source: Path, target: Path) -> None:
+        copied.append(target.write_bytes(source.read_bytes()[:10]))
+        if len(copied) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recipe["ship"], "manifests_of", lambda _: made[1])
+    monkeypatch.setattr(recipe["evaluate"], "NOISES", 1)
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    monkeypatch.setattr(sys, "argv", ["ship.py", str(made[0][0]), "--output-dir", str(tmp_path)])
+    (tmp_path / "README.md").write_text("before")
+    with pytest.raises(OSError, match="No space left"):
+        recipe["ship"].main()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "before")]
+
+
 def test_models_that_differ_in_more_than_their_seed_do_not_ship_together(
     recipe: dict[str, ModuleType], made: tuple[list[Path], dict[str, Path]], tmp_path: Path
 ) -> None:
@@ -254,6 +281,11 @@ def test_models_that_differ_in_more_than_their_seed_do_not_ship_together(
     model.save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors was trained with other max_epochs than"):
         recipe["ship"].check_settings([made[0][0], tmp_path / "other.safetensors"])
+    for seed in (0, 1):
+        mean = sru_asr.load_model(made[0][seed])
+        mean.training_data["settings"]["averaged"] = [[mean.training_data["settings"] | {"seed": 10 + seed}]]
+        mean.save(tmp_path / f"mean{seed}.safetensors")
+    recipe["ship"].check_settings([tmp_path / "mean0.safetensors", tmp_path / "mean1.safetensors"])
     model.training_data = {}
     model.save(tmp_path / "unknown.safetensors")
     with pytest.raises(ValueError, match="does not say how it was trained"):

@@ -125,9 +125,10 @@ def trainings(settings: dict[str, Any]) -> str:
         if not isinstance(earlier, dict) or not isinstance(earlier.get("settings"), dict):
             raise ValueError(f"the model began with {earlier}, which does not say how it was trained itself")
         chain.insert(0, earlier["settings"])
-    if lacking := [key for key in ("data_sets", "max_epochs") for one in chain if key not in one]:
+    everything = [*chain, *(one for training in chain for since in _branches(training) for one in since)]
+    if lacking := [key for key in ("data_sets", "max_epochs") for one in everything if key not in one]:
         raise ValueError(f"the model does not say all of how it was trained: expected {', '.join(lacking)}")
-    trained_on = {name.partition("/")[0] for one in chain for name in one["data_sets"]["train"]}
+    trained_on = {name.partition("/")[0] for one in everything for name in one["data_sets"]["train"]}
     if others := trained_on - set(SETS):
         raise ValueError(f"the model was trained on {', '.join(sorted(others))}, too, which the card does not say")
     stopped = [f"{one['stopped_after']} of " if "stopped_after" in one else "" for one in chain]
@@ -135,20 +136,26 @@ def trainings(settings: dict[str, Any]) -> str:
     if len(chain) == 1:
         return f"{epochs} epochs, no pre-trained weights"
     means = "".join(
-        f"; training {number} gave the mean of its weights and {_averaged(one['averaged'])} (`average.py`)"
+        f"; training {number} gave the mean of its weights and {_averaged(_branches(one))} (`average.py`)"
         for number, one in enumerate(chain, 1)
         if one.get("averaged")
     )
     return f"{len(chain)} trainings ({epochs} epochs), the first from nothing, each other from the one before{means}"
 
 
-def _averaged(others: Any) -> str:
-    """What a training's weights were averaged with; before there could be several it was what it had begun with."""
+def _branches(settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The trainings of the models that a training's weights were averaged with; none of those that it began with."""
+    others = settings.get("averaged") or []
+    return [[]] if others is True else others  # before there could be several
+
+
+def _averaged(others: list[list[dict[str, Any]]]) -> str:
+    """What a training's weights were averaged with."""
     parts = Counter(
         f"those of another start from there ({', '.join(str(one['max_epochs']) for one in since)} epochs)"
         if since
         else "those that it began with"
-        for since in ([[]] if others is True else others)
+        for since in others
     )
     return " and ".join(part if times == 1 else f"{part} ({times} times)" for part, times in parts.items())
 
@@ -165,6 +172,8 @@ def check_settings(models: list[Path]) -> None:
         others = {key: value for key, value in settings.items() if key != "seed"}
         if earlier := settings.get("init_from"):
             others["init_from"] = without_seed(earlier["settings"])
+        if settings.get("averaged"):
+            others["averaged"] = [[without_seed(one) for one in since] for since in _branches(settings)]
         return others
 
     first: dict[str, Any] = {}
@@ -211,8 +220,16 @@ def main() -> None:
         late_ms = 1000 * model.delay / model.frames_per_second
         (Path(folder) / "README.md").write_text(card(results, parameters, size, late_ms))
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        for path in Path(folder).iterdir():
-            shutil.copyfile(path, arguments.output_dir / path.name)
+        made = [arguments.output_dir / path.name for path in Path(folder).iterdir()]
+        parts = [path.with_name(f".{path.name}.part") for path in made]
+        try:
+            for path, part in zip(made, parts, strict=True):
+                shutil.copyfile(Path(folder) / path.name, part)
+            for path, part in zip(made, parts, strict=True):
+                part.replace(path)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
     print(f"written to {arguments.output_dir}: model ({size / 1e6:.1f} MB), results.json, README.md")
 
 
