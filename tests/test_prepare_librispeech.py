@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -110,6 +111,12 @@ def test_keeps_finished_manifests_and_only_those(tmp_path: Path) -> None:
         path.unlink()
     recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini")
     assert ids(manifests["dev"])[-2:] == ["3-9-0000", "3-9-0001"]
+    replaced = tmp_path / "train-clean-5/1/9/1-9-0001.flac"
+    os.utime(replaced, (1, 1))
+    soundfile.write(replaced, np.zeros(3200, np.int16), 16_000)
+    os.utime(replaced, (1, 1))  # as a copy that keeps its time
+    recipe.prepare(tmp_path, tmp_path / "out", tmp_path, "mini")
+    assert {cut["id"]: cut["duration"] for cut in read(manifests["train-clean-5"])}["1-9-0001"] == 0.2
     whole = manifests["train-clean-5"].read_bytes()
     for damaged in (whole[:-20], whole[:30] + b"\xff\xff\xff\xff" + whole[34:], b"{}\n"):
         manifests["train-clean-5"].write_bytes(damaged)

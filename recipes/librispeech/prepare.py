@@ -179,7 +179,7 @@ def _read_part(folder: Path) -> list[Utterance]:
 
 
 def _is_prepared(utterances: list[Utterance], manifest: Path) -> bool:
-    """Whether a manifest lists exactly these utterances."""
+    """Whether a manifest lists exactly these utterances, of files that have not changed since."""
     from lhotse import CutSet
 
     if not manifest.is_file():
@@ -190,7 +190,11 @@ def _is_prepared(utterances: list[Utterance], manifest: Path) -> bool:
         for supervision in cut.supervisions
     )
     try:
-        return all(utterance == cut for utterance, cut in zip_longest(utterances, cuts))
+        made = manifest.stat().st_mtime
+        return all(
+            utterance == cut and max(utterance.audio.stat().st_mtime, utterance.audio.stat().st_ctime) <= made
+            for utterance, cut in zip_longest(utterances, cuts)
+        )
     except Exception:  # whatever Lhotse makes of one that is damaged: it will be written anew
         return False
 
