@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001 (the phonetic alphabet has letters that resemble others)
 
+import dataclasses
 import importlib.util
 import re
 import shutil
@@ -296,6 +297,9 @@ def test_blends_mix_two_voices_of_one_accent():
     synthesizer.styles = {name: np.full((510, 256), number, np.float32) for number, name in enumerate(voices)}
     assert synthesizer.style("am_echo:30+af_nova:70", 7) == pytest.approx(np.full(256, 0.3 * 1 + 0.7 * 2))
     assert synthesizer.style("af_nova", 7) == pytest.approx(np.full(256, 2))
+    synthesizer.phonemes, synthesizer.ids = lambda utterance: utterance.text, {"a": 1}
+    with pytest.raises(ValueError, match="at most 510 phonemes at a time, found 511 in 'aaa"):
+        synthesizer(dataclasses.replace(plan[0], text="a" * 511))
 
 
 def test_learners_have_a_foreign_half_and_an_accent():

@@ -70,6 +70,7 @@ LEARNT_SHARE = 0.4  # of its sounds a learner replaces
 SPEEDS = (0.8, 1.25)
 BLEND_PERCENT = (30, 70)  # the share of the first voice of a blend
 SAMPLE_RATE = 24_000
+MOST_PHONEMES = 510  # that Kokoro speaks at a time
 # libsndfile maps compression 0..1 to 256..6 kbit/s, evenly; this is 24 kbit/s.
 OPUS_COMPRESSION = (256 - 24) / (256 - 6)
 PEAK = 0.95  # some voices reach past full scale, and Opus overshoots a little
@@ -362,6 +363,11 @@ class Synthesizer:
         phonemes = self.phonemes(utterance)
         if unknown := sorted(set(phonemes) - self.ids.keys()):
             raise ValueError(f"Kokoro has no symbol for {' '.join(unknown)} in {utterance.text!r} (/{phonemes}/)")
+        if len(phonemes) > MOST_PHONEMES:
+            raise ValueError(
+                f"Kokoro speaks at most {MOST_PHONEMES} phonemes at a time, found {len(phonemes)} in "
+                f"{utterance.text[:80]!r}...: cut it into sentences"
+            )
         ids = [self.ids[symbol] for symbol in phonemes]
         (audio,) = self.session.run(
             None,
@@ -388,16 +394,18 @@ def require(module: str) -> Any:
 
 
 def load_style(path: Path) -> np.ndarray:
-    """Reads a voice: (510, 256) float32, row n - 1 for a text of n phonemes."""
+    """Reads a voice: (MOST_PHONEMES, 256) float32, row n - 1 for a text of n phonemes."""
     if not path.is_file():
         raise ValueError(
             f"voice file {path} is missing; fetch the voices with: "
             "npm pack kokoro-js && tar xzf kokoro-js-*.tgz package/voices, then pass --voices-dir package/voices"
         )
     style = np.fromfile(path, dtype="<f4")
-    if style.size != 510 * 256:
-        raise ValueError(f"voice file {path} holds {style.size} numbers, expected 510 x 256; fetch it again")
-    return style.reshape(510, 256)
+    if style.size != MOST_PHONEMES * 256:
+        raise ValueError(
+            f"voice file {path} holds {style.size} numbers, expected {MOST_PHONEMES} x 256; fetch it again"
+        )
+    return style.reshape(MOST_PHONEMES, 256)
 
 
 def written_seconds(path: Path, utterance: Utterance) -> float | None:
