@@ -235,10 +235,6 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
             return math.ceil(n_batches / (self.world_size * self.accumulate)) * self.accumulate
         return len(range(self.rank, n_batches, self.world_size))
 
-    def total_batches(self, n_epochs: int) -> int:
-        """The number of batches of a training on this rank."""
-        return n_epochs * len(self)
-
     def __iter__(self) -> Iterator[tuple[int, CutSet]]:
         epoch = self._epoch
         skipped_epoch, n_skipped = self._skipped

@@ -135,7 +135,30 @@ def validate(
     _raise_for(faults if first else ["there are no utterances"])
 
 
-def too_fast(cut: Cut, tokenizer: Tokenizer, frames_per_second: float) -> bool:
+def refuse_shared(train: CutSet, dev: CutSet) -> None:
+    """Raise a ManifestError if utterances of the development set are trained on, whatever they are called there."""
+    of_ids, of_audio = ({key(cut): cut for cut in dev} for key in (_id, _audio))
+    for what, key, of_dev in (("id", _id, of_ids), ("audio", _audio, of_audio)):
+        if shared := [cut for cut in train if key(cut) in of_dev]:
+            raise ManifestError(
+                f"expected no {what} in both training and development set, found {len(shared)} "
+                f"({describe(shared[0])} and {describe(of_dev[key(shared[0])])}, ...): trained on, it would measure "
+                "nothing; leave those utterances out, or give others ids of their own"
+            )
+
+
+def _id(cut: Cut) -> str:
+    return cut.id
+
+
+def _audio(cut: Cut) -> tuple[tuple[str, float, float], ...]:
+    """Which parts of which files a cut is of; to hundredths of a second."""
+    return tuple(
+        (str(Path(source.source).resolve()), round(part.start, 2), round(part.end, 2)) for part, source in _files(cut)
+    )
+
+
+def too_fast(cut: Cut, tokenizer: Tokenizer, n_frames: int) -> bool:
     """Whether a cut has fewer frames than CTC needs for its text: one a token, and one between equal neighbours.
 
     No training learns anything from such a cut. Real corpora have some, where a transcript says more than the audio.
@@ -143,11 +166,11 @@ def too_fast(cut: Cut, tokenizer: Tokenizer, frames_per_second: float) -> bool:
     Args:
         cut: With one supervision, as `validate` accepts it.
         tokenizer: What will encode the text.
-        frames_per_second: The encoder's output rate; at a speed of 1.1 there are 1.1 times fewer.
+        n_frames: That the encoder makes of it; at a speed of 1.1 there are 1.1 times fewer.
     """
     tokens = tokenizer.encode(normalize(cut.supervisions[0].text or ""))
     needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))
-    return needed > int(cut.duration * frames_per_second)
+    return needed > n_frames
 
 
 def place(cut: Cut) -> str:

@@ -27,17 +27,18 @@ from sru_asr.average import WeightAverage
 from sru_asr.checkpoint import LAST_CHECKPOINT, AfterSteps, WholeFiles, describe_run, read_position
 from sru_asr.data import BatchSampler, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
-from sru_asr.features import SpecAugment
+from sru_asr.features import SAMPLE_RATE, SpecAugment, frame_count
 from sru_asr.initial import given_model, measure_features, new_model
-from sru_asr.manifest import digest, load_manifest, too_fast, validate
+from sru_asr.manifest import digest, load_manifest, refuse_shared, too_fast, validate
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, MOST_DELAY, ModelConfig, Recognizer, load_model
 from sru_asr.progress import EpochLine, quieten
-from sru_asr.settings import DataConfig, name_of, settle
+from sru_asr.settings import DataConfig, begin, has_begun, name_of, settle
 from sru_asr.stop import StopsAtOnce, say_how_it_goes_on
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.warp import Warp
 
+PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed")
 SECONDS_TO_END = 8  # after which the workers of a training that was killed, who look every 5, have ended, too
 
 
@@ -96,15 +97,12 @@ def _train(
     with FileLock(output / ".prepare.lock"):  # ranks of one machine prepare one after another
         manifests = prepare(args)
         manifests["train"] = [*manifests["train"], *args.also]
+        goes_on = has_begun(args, output)
         settings = settle(args, manifests, output, model)
     train_cuts, dev_cuts = (
         CutSet.from_cuts(cut for path in manifests[split] for cut in load_manifest(path)) for split in ("train", "dev")
     )
-    if shared := {cut.id for cut in train_cuts} & {cut.id for cut in dev_cuts}:
-        raise ValueError(
-            f"expected no id in both training and development set, found {len(shared)} ({min(shared)}, ...): "
-            "trained on, it would measure nothing; leave those utterances out, or give others ids of their own"
-        )
+    refuse_shared(train_cuts, dev_cuts)
     pl.seed_everything(args.seed, verbose=False)
     unmeasured = model is None
     if model is None or args.new_tokenizer:
@@ -134,7 +132,7 @@ def _train(
     )
     dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)
     task.run = describe_run(trainer, model.tokenizer, {"train": digest(train_cuts), "dev": digest(dev_cuts)})
-    if last.is_file():
+    if goes_on:
         epoch, batches = read_position(last, task.run)
         assert isinstance(train_loader.sampler, BatchSampler)
         train_loader.sampler.skip(epoch, batches // trainer.world_size)
@@ -148,15 +146,19 @@ def _train(
             f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances",
             flush=True,
         )
+    if trainer.is_global_zero:  # nothing is known to be wrong: what was there goes only now
+        begin(output, settings, goes_on)
     try:
-        trainer.fit(task, train_loader, dev_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+        trainer.fit(task, train_loader, dev_loader, ckpt_path=last if goes_on else None, weights_only=True)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
         if not trainer.interrupted:
             raise
         say_how_it_goes_on(last)
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
-    if trainer.should_stop and trainer.is_global_zero:
+    if trainer.should_stop and trainer.is_global_zero and trainer.global_step < trainer.estimated_stepping_batches:
         print("stopped before its end; the same command goes on, with a longer --trainer.max_time", flush=True)
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        settings["stopped_after"] = round(trainer.global_step / steps, 2)
     if optimizer.average:
         average.write_to(task)
     if not trainer.is_global_zero:
@@ -204,6 +206,11 @@ def _report(
 def _trainer(args: Namespace, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's, with these callbacks and those that every training has."""
     output: Path = args.output_dir
+    if args.trainer.precision is not None and str(args.trainer.precision) not in PRECISIONS:
+        raise ValueError(
+            f"--trainer.precision: expected one of {', '.join(PRECISIONS)}, found {args.trainer.precision}: weights "
+            "and features stay float32"
+        )
     # Showing a loss means to wait for the GPU that computes it.
     bars = [TQDMProgressBar(20 if _on_gpu(args) else 1, leave=False)] if sys.stderr.isatty() else []
     try:
@@ -238,7 +245,9 @@ def _on_gpu(args: Namespace) -> bool:
 
 def _learnable(cuts: CutSet, model: Recognizer) -> CutSet:
     """Leave out what CTC cannot align as it was recorded; say so. Where it is made faster, its loss may be none."""
-    left_out = {cut.id for cut in cuts if too_fast(cut, model.tokenizer, model.frames_per_second)}
+    samples = torch.tensor([round(cut.duration * SAMPLE_RATE) for cut in cuts])
+    frames = model.encoder.subsampling.lengths(frame_count(samples)).tolist()
+    left_out = {cut.id for cut, n in zip(cuts, frames, strict=True) if too_fast(cut, model.tokenizer, n)}
     if len(left_out) == len(cuts):
         raise ValueError("every training utterance has more tokens than the encoder has frames: are the texts right?")
     if left_out:

@@ -37,6 +37,7 @@ FEW_HOURS: dict[str, Any] = {
 _TRAINER_ARGUMENTS_OF_OURS = {
     *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler", "plugins"),
     *("enable_progress_bar", "enable_model_summary", "model_registry"),
+    "overfit_batches",  # Lightning would replace our batches
 }
 
 
@@ -141,7 +142,7 @@ def training_parser(name: str, description: str | None, **defaults: Any) -> Argu
 
 
 def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, given: Recognizer | None) -> dict[str, Any]:
-    """Write down and return the run's settings, or check that they are those of the run that `output` holds.
+    """The run's settings, which are those of the run that `output` holds if it goes on.
 
     Args:
         args: of `training_parser`, parsed.
@@ -180,11 +181,8 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
             default=list,
         )
     )
-    path, last = output / SETTINGS, output / LAST_CHECKPOINT
-    # No rank trains before all have been here. But torchrun starts them again where one has failed.
-    if args.restart and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        last.unlink(missing_ok=True)
-    if last.is_file() and path.is_file():
+    path = output / SETTINGS
+    if has_begun(args, output) and path.is_file():
         try:
             found = dict(json.loads(path.read_text()))
         except ValueError as error:
@@ -203,11 +201,24 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
                 "Give those settings to go on with it; another --output-dir, with --init-from to train longer; "
                 "or --restart to discard it."
             )
-        return wanted
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(wanted, indent=1))
-    part.replace(path)
     return wanted
+
+
+def has_begun(args: Namespace, output: Path) -> bool:
+    """Whether a folder holds a run that goes on."""
+    # torchrun starts its processes again where one has failed, with the same options.
+    discards = args.restart and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    return not discards and (output / LAST_CHECKPOINT).is_file()
+
+
+def begin(output: Path, settings: dict[str, Any], goes_on: bool) -> None:
+    """Make a folder that of a run: discard the checkpoint of another one, and write down the settings."""
+    path = output / SETTINGS
+    if not goes_on:
+        (output / LAST_CHECKPOINT).unlink(missing_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(settings, indent=1))
+    part.replace(path)
 
 
 def name_of(manifest: Path) -> str:

@@ -19,7 +19,7 @@ from lhotse import CutSet, MonoCut, SupervisionSegment
 from safetensors.torch import load_file
 
 from sru_asr.corpus import Utterance, write_cuts
-from sru_asr.initial import given_model
+from sru_asr.initial import given_model, new_model
 from sru_asr.model import ModelConfig, Recognizer, load_model
 from sru_asr.recipe import _learnable
 from sru_asr.settings import DataConfig, training_parser
@@ -49,7 +49,7 @@ def deadly(self, batch, batch_idx):
     assert self.model.training
     if steps == int(os.environ.get("DIVERGE_AT", -1)):
         next(self.parameters()).data.fill_(float("nan"))
-    if steps == int(os.environ.get("STOP_AT", -1)):
+    if steps == int(os.environ.get("STOP_AT", -1)):  # once, though a step may not be complete
         self.trainer.should_stop = True  # as --trainer.max_time does
     if steps == die_at and os.environ.get("LOCAL_RANK", "0") in os.environ.get("DIE_RANKS", "0").split():
         os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_BY", "SIGKILL")))
@@ -149,11 +149,25 @@ def test_a_run_that_is_stopped_amid_an_epoch_goes_on_bit_exactly(
     """The rest of the epoch used to be left out."""
     stopped = _train(corpus, tmp_path, STOP_AT=str(stop_at))
     assert "stopped before its end; the same command goes on" in stopped.stdout, stopped.stderr
+    assert load_model(tmp_path).training_data["settings"]["stopped_after"] == round(stop_at / BATCHES, 2)
     resumed = _train(corpus, tmp_path)
     assert "going on from" in resumed.stdout
     expected, found = _weights(whole), _weights(tmp_path)
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+    assert load_model(tmp_path).training_data == load_model(whole).training_data | {"recipe": tmp_path.name}
+
+
+def test_a_run_that_is_stopped_within_a_step_completes_it_first(corpus: Path, tmp_path: Path) -> None:
+    """It used to save nothing, and to say that it would go on."""
+    options = ("--trainer.accumulate_grad_batches", "2")
+    assert _train(corpus, tmp_path / "whole", *options).returncode == 0
+    stopped = _train(corpus, tmp_path / "stopped", *options, STOP_AT="3")
+    assert "stopped before its end; the same command goes on" in stopped.stdout, stopped.stderr
+    assert torch.load(tmp_path / "stopped/last.ckpt", weights_only=True)["position"]["batches"] == 4
+    assert _train(corpus, tmp_path / "stopped", *options).returncode == 0
+    expected, found = (_weights(tmp_path / name) for name in ("whole", "stopped"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +176,7 @@ def test_a_run_that_is_stopped_amid_an_epoch_goes_on_bit_exactly(
         # Each of them used to train on the data of the first.
         (["--trainer.devices", "2", "--trainer.strategy", "ddp_fork"], "that start by themselves (ddp), found"),
         (["--checkpoint-steps", "-1"], "these options of --trainer or --checkpoint-steps do not work here"),
+        (["--trainer.precision", "bf16-true"], "--trainer.precision: expected one of 32, 32-true, bf16-mixed"),
     ],
 )
 def test_trainer_options_that_do_not_work_are_an_error_with_their_name(
@@ -224,6 +239,16 @@ def test_restart_starts_again_under_torchrun_too(corpus: Path, tmp_path: Path) -
     assert "going on" not in result.stdout
     again = _train(corpus, tmp_path / "run", "--restart", TORCHELASTIC_RESTART_COUNT="1", **launched)
     assert "going on" in again.stdout
+
+
+def test_restart_discards_nothing_where_it_cannot_start(corpus: Path, tmp_path: Path) -> None:
+    """The checkpoint used to go first, whatever was wrong with the rest."""
+    assert _train(corpus, tmp_path, "--checkpoint-steps", "2", DIE_AT="6").returncode == -signal.SIGKILL
+    before = {name: (tmp_path / name).read_bytes() for name in ("last.ckpt", "settings.json")}
+    for wrong in (["--checkpoint-steps", "-1"], ["--data.vocab_size", "5000"], ["--trainer.precision", "bf16-true"]):
+        assert _train(corpus, tmp_path, "--restart", "--seed", "1", *wrong).returncode == 1
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    assert "going on from" in _train(corpus, tmp_path).stdout
 
 
 def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tmp_path: Path) -> None:
@@ -325,6 +350,14 @@ def test_fine_tuning_for_other_words_keeps_the_encoder_alone(corpus: Path, whole
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_with_another_tokenizer_an_encoder_is_as_late_as_before() -> None:
+    """Its word times used to begin with no delay, so late."""
+    given = Recognizer(ModelConfig(channels=4, hidden_size=16, num_layers=1), CharTokenizer())
+    given.delay = 3
+    cut = MonoCut("a", 0.0, 1.0, 0, supervisions=[SupervisionSegment("a", "a", 0.0, 1.0, text="OTHER WORDS")])
+    assert new_model(given.config, DataConfig(), CutSet.from_cuts([cut]), given).delay == 3
+
+
 def test_a_delay_is_learned_from_the_given_model_and_remembered(corpus: Path, whole: Path, tmp_path: Path) -> None:
     options = ("--loss.delay", "2", "--trainer.max_epochs", "1", "--loss.consistency", "0.1")
     result = _train(corpus, tmp_path, "--init-from", str(whole), *options)
@@ -363,7 +396,12 @@ def test_other_manifests_are_trained_on_too_but_for_the_development_set(corpus: 
     assert training["settings"]["data_sets"]["train"][1:] == ["other/more.jsonl.gz"]
     result = _train(corpus, tmp_path / "dev", "--also", str(corpus / "dev.jsonl.gz"))
     assert result.returncode == 1
-    assert "expected no id in both training and development set, found 4 (u16, ...)" in result.stderr
+    assert "expected no id in both training and development set, found 4 (" in result.stderr
+    assert "/16.wav" in result.stderr
+    write_cuts([Utterance("other", corpus / "17.wav", "MORE", "s")], other)
+    result = _train(corpus, tmp_path / "same", "--also", str(other))
+    assert result.returncode == 1
+    assert "expected no audio in both training and development set, found 1 (" in result.stderr
     result = _train(corpus, tmp_path / "gone", "--also", "gone.jsonl.gz")
     assert result.returncode == 1
     assert "--also: there is no manifest gone.jsonl.gz" in result.stderr
@@ -378,6 +416,9 @@ def test_what_can_be_learned_as_it_was_recorded_is_not_left_out(capsys: pytest.C
         for text in (letters[:25], letters)
     ]
     assert [cut.id for cut in _learnable(CutSet.from_cuts(cuts), model)] == [letters[:25]]
+    for text, seconds in (("ONE", 0.11), ("SIX", 0.10), (letters + "ABC", 1.16)):  # to a frame that is not whole
+        cut = MonoCut(text, 0.0, seconds, 0, supervisions=[SupervisionSegment(text, text, 0.0, seconds, text=text)])
+        assert list(_learnable(CutSet.from_cuts([cut]), model)) == [cut]
     assert "left out 1 of 2" in capsys.readouterr().out
     with pytest.raises(ValueError, match="are the texts right"):
         _learnable(CutSet.from_cuts(cuts[1:]), model)
@@ -444,6 +485,27 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) ->
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("\nCER ") == 1
     expected, found = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("die_at", [4, 6])
+def test_a_run_goes_on_with_more_processes(corpus: Path, tmp_path: Path, die_at: int) -> None:
+    """Batches were counted as if there were as many as before: some were left out, and the epoch was not measured."""
+    options = ("--checkpoint-steps", "1")
+    one = ("--trainer.accumulate_grad_batches", "2")
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
+    assert _train(corpus, tmp_path / "whole", *one, *options).returncode == 0
+    assert _train(corpus, tmp_path / "run", *one, *options, DIE_AT=str(die_at)).returncode == -signal.SIGKILL
+    # The number of accumulated batches is none of the settings that are compared: the two together are one.
+    result = _train(corpus, tmp_path / "run", *two, *options)
+    assert result.returncode == 0, result.stderr
+    assert "going on from" in result.stdout
+    assert result.stdout.count("epoch ") >= 3, result.stdout
+    assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == BATCHES
+    expected, found = _weights(tmp_path / "whole"), _weights(tmp_path / "run")
     for name, tensor in expected.items():
         torch.testing.assert_close(
             found[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
