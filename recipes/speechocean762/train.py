@@ -20,9 +20,12 @@ def main() -> None:
     parser = training_parser(
         "speechocean762",
         __doc__,
-        trainer__max_epochs=40,
-        data__max_batch_seconds=60.0,
-        data__vocab_size=700,
+        trainer__max_epochs=11,
+        optimizer__warmup=0.1,
+        data__max_batch_seconds=40.0,
+        data__vocab_size=1000,
+        loss__consistency=0.2,
+        loss__windowed=0.0,  # sentences that are read come in files, so whole
     )
     parser.add_argument("--corpus-dir", type=Path, help="the corpus, if you have it (default: fetch it)")
     parser.add_argument(
