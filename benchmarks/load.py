@@ -31,16 +31,15 @@ import numpy as np
 import torch
 import websockets
 from context import add_json, context, write
-from torch import Tensor
 
 from sru_asr import load_model
 from sru_asr.live import Live
 from sru_asr.model import ModelConfig, Recognizer
 from sru_asr.precision import PRECISIONS, arithmetic
+from sru_asr.source import Pcm
 from sru_asr.text import CharTokenizer
 from sru_asr.windows import LOOKAHEAD_SHARE, window_of
 
-RATE = 16_000
 N_VOICES = 8  # different recordings; streams take turns with them
 
 
@@ -55,17 +54,18 @@ def talkative_model() -> Recognizer:
     return model.eval()
 
 
-def speech(seconds: float, seed: int) -> bytes:
+def speech(seconds: float, seed: int, rate: int) -> bytes:
     """Noise that swells and fades, as 16-bit samples."""
     rng = np.random.default_rng(seed)
-    n_samples = int(seconds * RATE)
-    loudness = np.repeat(rng.random(n_samples // 1000 + 1), 1000)[:n_samples]
+    n_samples, swell = int(seconds * rate), rate // 16
+    loudness = np.repeat(rng.random(n_samples // swell + 1), swell)[:n_samples]
     return (3000 * loudness * rng.standard_normal(n_samples)).clip(-32_768, 32_767).astype("<i2").tobytes()
 
 
 def expected(model: Recognizer, pcm: bytes, options: argparse.Namespace) -> list[str]:
     """The final captions of the library."""
-    waveform: Tensor = torch.from_numpy(np.frombuffer(pcm, "<i2").astype(np.float32) / 32_768)
+    reader = Pcm(options.rate)
+    waveform = torch.cat([reader.push(pcm), reader.finish()])
     live = Live(model, *window_of(options.latency, model.frames_per_second, options.lookahead_share))
     with arithmetic(model, options.precision):
         return [caption.text for caption in [*live.push(waveform), *live.finish()] if caption.final]
@@ -97,7 +97,7 @@ async def speak(url: str, pcm: bytes, options: argparse.Namespace, frame: int, b
     """Send one stream at its pace, in windows of frames of so many samples, `delay` seconds after all may begin."""
     heard = Heard([], [])
     async with websockets.connect(url, proxy=None, compression=None, max_queue=None, open_timeout=60) as connection:
-        await connection.send(json.dumps({"type": "start", "latency_ms": options.latency}))
+        await connection.send(json.dumps({"type": "start", "latency_ms": options.latency, "sample_rate": options.rate}))
         ready = json.loads(await connection.recv())
         if ready["type"] != "ready":
             raise RuntimeError(ready["message"])
@@ -118,7 +118,7 @@ async def speak(url: str, pcm: bytes, options: argparse.Namespace, frame: int, b
         hearing = asyncio.create_task(hear())
         await asyncio.sleep(delay)
         piece_seconds = options.piece / 1000
-        size = 2 * int(RATE * piece_seconds)
+        size = 2 * int(options.rate * piece_seconds)
         start = time.monotonic()
         for number, i in enumerate(range(0, len(pcm), size)):
             await asyncio.sleep(start + (number + 1) * piece_seconds - time.monotonic())
@@ -155,7 +155,7 @@ def cpu_seconds(process: int) -> float:
 
 def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
-    voices = [speech(options.seconds, seed) for seed in range(N_VOICES)]
+    voices = [speech(options.seconds, seed, options.rate) for seed in range(N_VOICES)]
     wanted = [expected(model, voice, options) for voice in voices]
     cores = sorted(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "sru_asr.cli", "serve", "--model", str(folder), "--port", "0"]
@@ -171,7 +171,7 @@ def measure(folder: Path, model: Recognizer, streams: int, options: argparse.Nam
         rng = random.Random(0)
 
         async def everybody() -> list[Heard]:
-            begin, frame = Start(streams), round(RATE / model.frames_per_second)
+            begin, frame = Start(streams), round(options.rate / model.frames_per_second)
             talks = (
                 speak(f"ws://{host}/v1/stream", voices[n % N_VOICES], options, frame, begin, rng.uniform(0, 2))
                 for n in range(streams)
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument(
         "--piece", type=float, default=40.0, metavar="MS", help="of audio that is sent at a time (default: 40)"
     )
+    parser.add_argument("--rate", type=int, default=16_000, metavar="HERTZ", help="of that audio; browsers have 48000")
     parser.add_argument("--lookahead-share", type=float, default=LOOKAHEAD_SHARE, help="(default: %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="(default: %(default)s)")
     parser.add_argument("--model", metavar="PATH", help="(default: one of 5.1 M parameters, drawn at random)")
@@ -223,7 +224,12 @@ def main() -> None:
         for streams in options.streams:
             row = measure(Path(name), model, streams, options)
             settings = {"precision": options.precision, "lookahead_share": options.lookahead_share}
-            settings |= {"latency_ms": options.latency, "piece_ms": options.piece, "seconds": options.seconds}
+            settings |= {
+                "latency_ms": options.latency,
+                "piece_ms": options.piece,
+                "seconds": options.seconds,
+                "rate": options.rate,
+            }
             rows.append({**context(), **settings, **row})
             print(
                 f"{streams:7}  {row['lag_ms']['0.5']:21.0f}  {row['lag_ms']['0.99']:11.0f}  "
