@@ -47,7 +47,8 @@ def report(evaluation: Evaluation, title: str, settings: Mapping[str, object]) -
         if some:
             lengths.append((name, len(some), total(some)))
     speakers = sorted(evaluation.speakers.items(), key=lambda item: (-item[1].rate, item[0]))
-    parts = [counts.rate for _, counts in (*speakers, *evaluation.groups.items())]
+    of_lengths = [(name, counts) for name, _, counts in lengths]
+    parts = [counts.rate for _, counts in (*speakers, *evaluation.groups.items(), *of_lengths)]
     highest = max((rate for rate in parts if rate < math.inf), default=0.0) or 1.0
     calibration = evaluation.calibration
     # Everything that is shown comes from somebody's files: it is text, whatever it looks like.
@@ -69,6 +70,7 @@ def report(evaluation: Evaluation, title: str, settings: Mapping[str, object]) -
         lengths=lengths,
         grouped_by=evaluation.grouped_by,
         groups=sorted(evaluation.groups.items(), key=lambda item: -item[1].reference)[:MOST_SPEAKERS],
+        n_groups=len(evaluation.groups),
         speakers=speakers[:MOST_SPEAKERS],
         n_speakers=len(speakers),
         substituted=substituted.most_common(MOST_PAIRS),

@@ -77,6 +77,23 @@ def test_groups_have_a_table():
     assert "By age age words errors WER child 4 2 50.00 % (not said) 2 1 50.00 %" in text
 
 
+def test_of_many_groups_it_says_how_many():
+    some = [replace(EVALUATION.results[0], group=f"g{number}") for number in range(300)]
+    text = " ".join(Text(report(Evaluation(some, grouped_by="age"), "dev", {})).text.split())
+    assert "The 200 with the most words, of 300." in text
+
+
+def test_bars_of_lengths_are_as_long_as_their_rates():
+    """They used to be measured by the highest rate of speakers, and cut off there."""
+    some = [
+        result(0, "ONE", "TWO", ""),
+        result(1, "ONE TWO THREE FOUR", "ONE TWO THREE", ""),
+        result(2, " ".join(["ONE"] * 20), " ".join(["ONE"] * 20), ""),
+    ]
+    page = report(Evaluation(some), "dev", {})
+    assert re.findall(r'<div style="width: ([0-9.]+)%', page)[:3] == ["100.0", "25.0", "0.0"]
+
+
 def test_what_comes_from_files_is_text():
     evil = '<script>alert(1)</script><img src=x onerror="alert(1)">'
     page = Text(report(Evaluation([result(0, evil, "A", evil), result(1, "A", "B", "x")], [evil]), evil, {evil: evil}))
