@@ -14,6 +14,7 @@ from sru_asr.audio import SAMPLE_RATE, AudioError
 from sru_asr.data import load_waveform
 from sru_asr.decoding import Decoding
 from sru_asr.features import WINDOW_SAMPLES
+from sru_asr.manifest import describe
 from sru_asr.metrics import ErrorCounts, word_errors
 from sru_asr.scorer import Scorer
 from sru_asr.text import normalize
@@ -43,7 +44,7 @@ def hear(
     Args:
         model: in evaluation mode.
         cuts: with one supervision each.
-        most_seconds: of audio; later utterances are left out.
+        most_seconds: of audio; later utterances are left out, but for the first that can be read.
         progress: wraps numbers of utterances, given how many there are.
 
     Returns:
@@ -55,15 +56,17 @@ def hear(
     for number in progress(range(len(some)), len(some)):
         cut = some[number]
         seconds += cut.duration
-        if seconds > most_seconds:
+        if seconds > most_seconds and heard:
             break
         try:
             waveform = load_waveform(cut)
         except AudioError as error:
             faults.append(str(error))
             continue
-        if len(waveform) >= WINDOW_SAMPLES:
-            heard.append((normalize(cut.supervisions[0].text or ""), _log_probs(model, waveform).cpu()))
+        if len(waveform) < WINDOW_SAMPLES:
+            faults.append(f"{describe(cut)}: expected at least {WINDOW_SAMPLES} samples, found {len(waveform)}")
+            continue
+        heard.append((normalize(cut.supervisions[0].text or ""), _log_probs(model, waveform).cpu()))
     return heard, faults
 
 

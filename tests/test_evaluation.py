@@ -381,6 +381,11 @@ def test_what_a_language_model_is_tuned_on_is_recognised_as_files_are(model, noi
         monkeypatch.setattr(of, "LONGEST_WHOLE_SECONDS", 2)
     heard, faults = tuning.hear(model, noises, 3600, lambda numbers, _: numbers)
     assert faults == []
+    first = next(iter(noises))
+    short = CutSet.from_cuts([first.truncate(duration=0.01, preserve_id=True), first])
+    (one,), (fault,) = tuning.hear(model, short, 0.5, lambda numbers, _: numbers)  # the first, though it is longer
+    assert torch.equal(one[1], heard[0][1])
+    assert "0.wav): expected at least 400 samples, found 160" in fault
     found = [model.tokenizer.decode(greedy(rows[None], torch.tensor([len(rows)]))[0].tokens) for _, rows in heard]
     paths = [cut.recording.sources[0].source for cut in noises if cut.duration >= 0.03]
     assert [" ".join(text.split()) for text in found] == [t.text for t in model.transcribe(paths)]
