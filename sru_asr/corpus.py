@@ -87,13 +87,16 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.{path.name}")  # lhotse tells the format by the ending
     seen = set()
-    with threads() as pool, CutSet.open_writer(part) as writer:
-        for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):
-            if cut.id in seen:
-                raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
-            seen.add(cut.id)
-            writer.write(cut)
-    part.replace(path)
+    try:
+        with threads() as pool, CutSet.open_writer(part) as writer:
+            for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):
+                if cut.id in seen:
+                    raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
+                seen.add(cut.id)
+                writer.write(cut)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     logger.info("%s: %d utterances", path, len(utterances))
     return len(utterances)
 
