@@ -120,6 +120,8 @@ def validate(
         found = [*_layout_faults(cut), *_file_faults(cut), *_supervision_faults(cut)]
         if cut.duration > 0 and not min_seconds <= cut.duration <= max_seconds:
             found.append(f"lasts {cut.duration:.2f} s, expected {min_seconds:g} to {max_seconds:g} s")
+        if fault := _encoding_fault(cut.id):
+            found.append(f"has an id that is none: {fault}")
         text = cut.supervisions[0].text if len(cut.supervisions) == 1 else None
         if isinstance(text, str):
             found += _text_faults(text, tokenizer)
@@ -143,7 +145,7 @@ def refuse_shared(train: CutSet, dev: CutSet) -> None:
             raise ManifestError(
                 f"expected no {what} in both training and development set, found {len(shared)} "
                 f"({describe(shared[0])} and {describe(of_dev[key(shared[0])])}, ...): trained on, it would measure "
-                "nothing; leave those utterances out, or give others ids of their own"
+                f"nothing; leave those utterances out{', or give others ids of their own' if what == 'id' else ''}"
             )
 
 
@@ -151,10 +153,11 @@ def _id(cut: Cut) -> str:
     return cut.id
 
 
-def _audio(cut: Cut) -> tuple[tuple[str, float, float], ...]:
-    """Which parts of which files a cut is of; to hundredths of a second."""
+def _audio(cut: Cut) -> tuple[tuple[str | float, ...], ...]:
+    """Which channels of which parts of which files a cut is of; to hundredths of a second."""
     return tuple(
-        (str(Path(source.source).resolve()), round(part.start, 2), round(part.end, 2)) for part, source in _files(cut)
+        (str(Path(source.source).resolve()), round(part.start, 2), round(part.end, 2), *sorted(_channels(part)))
+        for part, source in _files(cut)
     )
 
 
@@ -307,6 +310,8 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     if fault := _encoding_fault(entry["text"]):
         raise ManifestError(f"field `text`: {fault}")
     cut_id, path = entry.get("id") or entry["audio"], str(folder / entry["audio"])
+    # As of a file whose name is in no encoding; an id is written to files.
+    cut_id = cut_id.encode(errors="backslashreplace").decode()
     offset, duration = (_seconds(entry, name) for name in ("offset", "duration"))
     try:
         cut = whole_file(cut_id, path, header(path), entry["text"], entry.get("speaker"))

@@ -24,7 +24,17 @@ from sru_asr.audio import AudioError
 from sru_asr.audio import read as read_audio
 from sru_asr.augment import AugmentConfig, Augmented
 from sru_asr.data import Batch, BatchSampler, SpeechDataset, load_waveform, make_loader
-from sru_asr.manifest import ManifestError, file_of, load_manifest, place, read_manifest, too_fast, validate
+from sru_asr.manifest import (
+    ManifestError,
+    digest,
+    file_of,
+    load_manifest,
+    place,
+    read_manifest,
+    refuse_shared,
+    too_fast,
+    validate,
+)
 from sru_asr.text import BLANK, CharTokenizer
 
 TOKENIZER = CharTokenizer()
@@ -365,6 +375,32 @@ def test_validate_accepts_what_is_right(tmp_path: Path, corpus: CutSet) -> None:
     perturbed = make_cut("c", 1.0, write_audio(tmp_path / "c.wav", 1.0)).perturb_speed(1.1)
     mixed = corpus[0].pad(duration=2.0)
     validate(CutSet.from_cuts([right, perturbed, mixed]), TOKENIZER, **VALID)
+
+
+def test_channels_of_one_recording_are_different_audio(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "call.wav", np.zeros((16_000, 2)), 16_000)
+    whole = make_cut("call", 1.0, tmp_path / "call.wav")
+    source = AudioSource("file", [0, 1], str(tmp_path / "call.wav"))
+    recording = replace(whole.recording, sources=[source], channel_ids=[0, 1])
+    caller, callee = (replace(whole, id=f"{n}", channel=n, recording=recording) for n in (0, 1))
+    refuse_shared(CutSet.from_cuts([caller]), CutSet.from_cuts([callee]))
+    (tmp_path / "link.wav").symlink_to(tmp_path / "call.wav")
+    source = AudioSource("file", [0, 1], str(tmp_path / "link.wav"))
+    again = replace(caller, id="2", recording=replace(recording, sources=[source]))
+    with pytest.raises(ManifestError, match=r"no audio in both .* found 1 \(.*leave those utterances out$"):
+        refuse_shared(CutSet.from_cuts([caller]), CutSet.from_cuts([again]))
+
+
+def test_a_file_whose_name_is_in_no_encoding_can_be_trained_on(tmp_path: Path) -> None:
+    """Its id could not be written, which a message said that named no file."""
+    write_audio(tmp_path / "a.wav", 1.0).rename(tmp_path / "caf\udce9.wav")
+    cuts = load_manifest(write_lines(tmp_path / "m.jsonl", {"audio": "caf\udce9.wav", "text": "HELLO"}))
+    assert [cut.id for cut in cuts] == ["caf\\udce9.wav"]
+    validate(cuts, TOKENIZER, **VALID)
+    digest(cuts)
+    other = CutSet.from_cuts([replace(next(iter(cuts)), id="caf\udce9")])
+    with pytest.raises(ManifestError, match="has an id that is none: expected Unicode, found half a character"):
+        validate(other, TOKENIZER, **VALID)
 
 
 def test_validate_names_every_fault(tmp_path: Path) -> None:
