@@ -1,6 +1,6 @@
 """Trains a recogniser on speechocean762, or adapts one to it with --init-from, and measures it on held-out speakers.
 
-example: python recipes/speechocean762/train.py --corpus-dir ~/corpora/speechocean762 --output-dir runs/speechocean762
+example: python recipes/speechocean762/train.py --init-from alphanum-en --new-tokenizer --corpus-dir ~/speechocean762
 example: python recipes/speechocean762/train.py --init-from runs/librispeech --output-dir runs/speechocean762-adapted
 """
 
