@@ -55,9 +55,10 @@ class AfterSteps(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if it is time; a step that has begun is completed before the run stops."""
-        self._stops = trainer.should_stop or self._stops
-        trainer.should_stop = self._stops and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+        is_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        self._stops = self._stops or trainer.should_stop
+        trainer.should_stop = self._stops and is_complete
+        if not is_complete:
             return
         if trainer.should_stop:
             trainer.save_checkpoint(Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}"))
