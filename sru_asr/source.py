@@ -11,11 +11,10 @@ from queue import Empty, Full, Queue
 from typing import BinaryIO
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor
 
-from sru_asr.audio import SAMPLE_RATE, AudioError, blocks
+from sru_asr.audio import SAMPLE_RATE, AudioError, Resampler, blocks
 
 PIECE_SECONDS = 0.04
 # What a microphone may have recorded before it is asked for: more, and recognition will not catch up.
@@ -94,8 +93,12 @@ class Pcm:
     def __init__(self, rate: int = SAMPLE_RATE) -> None:
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise ValueError(f"expected a rate of {LOWEST_RATE} to {HIGHEST_RATE} Hz, found {rate}")
-        self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+        self._resampler = Resampler(rate, SAMPLE_RATE)
         self._odd = b""
+
+    def needed(self, n_samples: int) -> int:
+        """How many samples have to have come before so many at 16 kHz have been given."""
+        return self._resampler.needed(n_samples)
 
     def push(self, pcm: bytes) -> Tensor:
         """The next samples at 16 kHz, (samples,) float32; half a sample waits for its other half."""
@@ -103,12 +106,11 @@ class Pcm:
         n_samples = len(pcm) // 2
         self._odd = pcm[2 * n_samples :]
         samples = np.frombuffer(pcm, "<i2", n_samples).astype(np.float32) / 32_768
-        return torch.from_numpy(self._resampler.resample_chunk(samples) if self._resampler else samples)
+        return torch.from_numpy(self._resampler.push(samples))
 
     def finish(self) -> Tensor:
         """What the resampler still holds; half a sample is passed over."""
-        nothing = np.zeros(0, np.float32)
-        return torch.from_numpy(self._resampler.resample_chunk(nothing, last=True) if self._resampler else nothing)
+        return torch.from_numpy(self._resampler.finish())
 
 
 def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sru_asr import audio
-from sru_asr.audio import LOUDEST, SAMPLE_RATE, AudioError, blocks, check, header, read, resample
+from sru_asr.audio import LOUDEST, SAMPLE_RATE, AudioError, Resampler, blocks, check, header, read, resample
 
 FORMATS = {
     "wav": {},
@@ -156,6 +156,27 @@ def test_resample_takes_strided_and_empty_waveforms():
     waveform = torch.randn(2_000)
     assert torch.equal(resample(waveform[::2], 8_000, 16_000), resample(waveform[::2].clone(), 8_000, 16_000))
     assert resample(torch.empty(0), 8_000, 16_000).shape == (0,)
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(st.sampled_from([8_000, 11_025, 16_000, 44_100, 48_000, 96_000]), st.integers(1_000, 50_000)),
+    st.sampled_from([8_000, 16_000]),
+    st.lists(st.integers(0, 3_000), max_size=12),
+)
+def test_pieces_are_resampled_as_all_at_once_and_as_soon_as_can_be(source, target, sizes):
+    """Streams of soxr's own held back up to 36 ms of 48 kHz, and 115 of 8."""
+    waveform = np.random.default_rng(sum(sizes)).standard_normal(sum(sizes)).astype(np.float32)
+    resampler, found, sent, given = Resampler(source, target), [], 0, 0
+    for piece in np.split(waveform, np.cumsum(sizes)[:-1]) if sizes else []:
+        found.append(resampler.push(piece))
+        sent, given = sent + len(piece), given + len(found[-1])
+        assert not given or resampler.needed(given) <= sent
+        assert sent < resampler.needed(given + 1)
+    result = np.concatenate([*found, resampler.finish()])
+    np.testing.assert_allclose(result, resample(torch.from_numpy(waveform), source, target).numpy(), rtol=0, atol=5e-6)
+    held = resampler.needed(1_000) / source - 1_000 / target
+    assert held == pytest.approx(0 if source == target else 100 / min(source, target), abs=2 / source)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The page as somebody meets it: in Chromium, which hears a recording instead of a microphone."""
 
+import json
 import re
 import shutil
 import signal
@@ -80,6 +81,32 @@ def test_what_is_said_into_the_microphone_is_on_the_page(page):
     playwright.expect(page.locator("#status")).to_have_text(re.compile(r"^[\d.]+ s$"), timeout=10_000)
     assert lines(page) == expected
     assert page.inner_text("#speak") == "Speak"
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_browser_resamples_where_it_can(page, refuses):
+    """What the server has to resample comes later, and a whole message later if windows end with messages."""
+    if refuses:
+        page.evaluate(
+            """() => {
+                const source = AudioContext.prototype.createMediaStreamSource;
+                AudioContext.prototype.createMediaStreamSource = function (stream) {
+                    if (this.sampleRate === 16000) throw new Error("not the rate of the microphone");
+                    return source.call(this, stream);
+                };
+            }"""
+        )
+    sent = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda message: sent.append(message)))
+    page.click("#speak")
+    playwright.expect(page.locator("#text p:not(.partial)")).to_have_count(1, timeout=30_000)
+    page.click("#speak")
+    playwright.expect(page.locator("#status")).to_have_text(re.compile(r"^[\d.]+ s$"), timeout=10_000)
+    rate = json.loads(sent[0])["sample_rate"]
+    assert (rate != 16_000) == refuses
+    n_samples = [len(message) // 2 for message in sent[1:-1]]
+    assert n_samples[0] == round(rate * (0.055 if refuses else 0.04))
+    assert set(n_samples[1:]) == {round(rate * 0.04)}
 
 
 def test_a_file_is_read_along_with_its_player(page, recording):

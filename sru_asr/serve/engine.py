@@ -179,15 +179,13 @@ class Session:
 
     def _due(self) -> bool:
         """Whether a window can be computed; of less nothing can be said. Or whether too much waits for one."""
-        # While a resampler holds back the last samples of a window nothing is missing, and nothing can be done either.
-        some = len(self._inbox) > 0
         enough = self._waiting >= self._missing or len(self._inbox) >= MOST_PIECES or not self._room.is_set()
-        return not self._over and (self._ending or (some and enough))
+        return not self._over and (self._ending or enough)
 
     def _bytes_missing(self) -> int:
-        """For a window, at least: what a resampler holds back changes, so it is asked again with each that follow."""
+        """For the next window."""
         stream = self._live.stream
-        return 2 * -(-(stream.samples + stream.missing) * self._rate // SAMPLE_RATE) - self._taken
+        return 2 * self._pcm.needed(stream.samples + stream.missing) - self._taken
 
     def _take(self) -> Turn:
         since = None

@@ -45,14 +45,28 @@ function clear() {
 
 // Live
 
+// At the recogniser's rate: browsers resample at once, the server holds back 6 ms for it. Some of them refuse to.
+function sourceOf(stream) {
+  for (const options of [{ sampleRate: 16000 }, {}]) {
+    const context = new AudioContext(options);
+    try {
+      return context.createMediaStreamSource(stream);
+    } catch (error) {
+      context.close();
+      if (!options.sampleRate) throw error;
+    }
+  }
+}
+
 // Null if something else is to be shown by the time that the microphone may be used.
 async function listen() {
   const mine = turn;
   if (!navigator.mediaDevices) throw new Error("this page may use the microphone on localhost or by https only");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
-  const opened = { stream, context: null, socket: null, turn: mine };
+  const opened = { stream, source: null, context: null, socket: null, turn: mine };
   try {
-    const context = (opened.context = new AudioContext());
+    opened.source = sourceOf(stream);
+    const context = (opened.context = opened.source.context);
     await context.audioWorklet.addModule("recorder.js");
     if (turn !== mine) {
       end(opened);
@@ -86,7 +100,7 @@ function heard(opened, message) {
       $("level").value = Math.sqrt(data.peak);
       if (opened.socket.readyState === WebSocket.OPEN && !opened.stopping) opened.socket.send(data.samples);
     };
-    opened.context.createMediaStreamSource(opened.stream).connect(recorder);
+    opened.source.connect(recorder);
     say("listening");
   } else if (message.type === "error") {
     say(message.message, true);
