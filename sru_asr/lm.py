@@ -83,10 +83,10 @@ class Ngram:
             config.show_progress = False
             config.arpa_complain = kenlm.ARPALoadComplain.NONE
             self._model = kenlm.Model(str(path), config)
-        except (OSError, RuntimeError) as error:
-            raise LanguageModelError(
-                f"{path}: expected an ARPA file or a binary of KenLM, which says: {str(error).splitlines()[-1]}"
-            ) from error
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:  # it quotes bytes of what is no text
+            binary = isinstance(error, UnicodeDecodeError)
+            found = "found bytes of another kind" if binary else f"which says: {str(error).splitlines()[-1]}"
+            raise LanguageModelError(f"{path}: expected an ARPA file or a binary of KenLM, {found}") from error
 
     @property
     def order(self) -> int:

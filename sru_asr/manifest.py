@@ -89,9 +89,13 @@ def read_texts(path: str | Path) -> tuple[list[str], list[str]]:
     for number, line in _lines(Path(path)):
         try:
             entry = json.loads(line.decode("utf-8-sig"))
+            if isinstance(entry, dict) and not entry.keys() & {"text", "supervisions"}:
+                raise ManifestError(_missing("text", entry))
             found = entry["text"] if "text" in entry else " ".join(one["text"] for one in entry["supervisions"])
             found.encode()
             texts.append(found)
+        except ManifestError as error:
+            faults.append(f"{path}:{number}: {error}")
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             faults.append(f"{path}:{number}: expected a JSON object with a text: {type(error).__name__}: {error}")
     return texts, faults
@@ -304,7 +308,7 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
         entry = {"audio": entry.pop("audio_filepath"), **entry}
     for name, required in {"audio": True, "text": True, "id": False, "speaker": False}.items():
         if required and name not in entry:
-            raise ManifestError(f"no field `{name}`, only: {', '.join(entry) or 'nothing'}")
+            raise ManifestError(_missing(name, entry))
         if not isinstance(value := entry.get(name), str if required else str | None):
             raise ManifestError(f"field `{name}`: expected a string, found {value!r}")
     if fault := _encoding_fault(entry["text"]):
@@ -325,6 +329,10 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
     cut.supervisions[0].custom = {name: value for name, value in entry.items() if name not in known} or None
     setattr(cut, _PLACE, place)
     return cut
+
+
+def _missing(name: str, entry: dict[str, Any]) -> str:
+    return f"no field `{name}`, only: {', '.join(entry) or 'nothing'}"
 
 
 def _part_id(name: str, offset: float | None, duration: float | None) -> str:

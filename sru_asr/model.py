@@ -151,7 +151,7 @@ class Recognizer(nn.Module):
         Raises:
             AudioError: a file cannot be read, or a waveform is empty, too short or not finite.
         """
-        if isinstance(audio, Sequence) and not isinstance(audio, str):
+        if isinstance(audio, Sequence) and not isinstance(audio, str | bytes):
             return [transcribe(self, one, decoding) for one in audio]
         return transcribe(self, audio, decoding)
 

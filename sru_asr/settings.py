@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +193,7 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
             ) from error
         if found != wanted:
             different = [
-                f"{key}: {found.get(key)} there, {wanted.get(key)} now"
+                f"{key}: {_shown(found.get(key))} there, {_shown(wanted.get(key))} now"
                 for key in dict.fromkeys((*wanted, *found))
                 if found.get(key) != wanted.get(key)
             ]
@@ -202,6 +203,13 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
                 "or --restart to discard it."
             )
     return wanted
+
+
+def _shown(value: Any) -> str:
+    """Of a model that training begins with the name, without all that it was trained by, and with."""
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
+    return textwrap.shorten(str(value), 200, placeholder=" ...")
 
 
 def has_begun(args: Namespace, output: Path) -> bool:

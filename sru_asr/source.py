@@ -19,6 +19,8 @@ from sru_asr.audio import SAMPLE_RATE, AudioError, Resampler, blocks
 PIECE_SECONDS = 0.04
 # What a microphone may have recorded before it is asked for: more, and recognition will not catch up.
 BEHIND_SECONDS = 30.0
+# What WAV, FLAC, Ogg, AIFF and MP3 begin with.
+FILES = (b"RIFF", b"fLaC", b"OggS", b"FORM", b"ID3")
 LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000
 # What is wrong with raw samples that end with half of one.
 ODD = "expected raw samples of two bytes, found an odd number of bytes; is it another format?"
@@ -134,6 +136,11 @@ def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
     read = getattr(file, "read1", file.read)
     n_read = 0
     while piece := read(n_bytes):
+        if not n_read and piece.startswith(FILES):
+            raise AudioError(
+                "expected raw samples (signed 16 bits, one channel), found what a file begins with: give its name, or "
+                "have `ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -` make samples of it"
+            )
         n_read += len(piece)
         if len(samples := pcm.push(piece)):
             yield samples

@@ -20,8 +20,8 @@ class SRU(nn.Module):
     Everything is a keyword that `nn.LSTM` does not have beyond `bidirectional`. Besides (batch, frames, width) tensors
     it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does. `torch.compile`
     takes all of it whole but PackedSequences, which torch itself cannot trace: give it padded tensors and `lengths`.
-    `torch.func.grad` it does not know, as torch has none for operators that are registered with it; `backward` and
-    `torch.autograd.grad` it does.
+    `torch.func.grad` and `vmap` of a gradient it does not know, as torch has none for operators that are registered
+    with it; `backward` and `torch.autograd.grad` it does.
 
     Args:
         input_size: width of the input.

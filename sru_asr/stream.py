@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sru_asr.audio import LOUDEST, AudioError
 from sru_asr.features import HOP_SAMPLES, PAST_HOPS
+from sru_asr.windows import check_window
 
 if TYPE_CHECKING:  # a recogniser transcribes long audio through a stream of its own
     from sru_asr.model import Recognizer
@@ -57,8 +58,9 @@ class Stream:
     """
 
     def __init__(self, model: Recognizer, chunk: int, lookahead: int) -> None:
-        if chunk < 1 or lookahead < 0:
-            raise ValueError(f"expected chunk >= 1 and lookahead >= 0, found {chunk} and {lookahead}")
+        check_window(chunk, lookahead)
+        if chunk == 0:
+            raise ValueError("expected chunk >= 1 and lookahead >= 0, found 0 and 0, which is all of an utterance")
         self.model = model
         self.chunk = chunk
         self.lookahead = lookahead

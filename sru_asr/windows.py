@@ -19,6 +19,8 @@ LOOKAHEAD_SHARE = 0.875
 
 def check_window(chunk: int, lookahead: int) -> None:
     """Refuse sizes that mean nothing; chunk 0 with lookahead 0 stands for the whole utterance."""
+    if isinstance(chunk, float) or isinstance(lookahead, float):
+        raise ValueError(f"expected chunk and lookahead as whole numbers of frames, found {chunk} and {lookahead}")
     if chunk < 0 or lookahead < 0 or (chunk == 0 and lookahead > 0):
         raise ValueError(
             f"expected chunk >= 1 and lookahead >= 0 (or both 0: the whole utterance), found {chunk} and {lookahead}"

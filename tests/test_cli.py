@@ -514,6 +514,7 @@ def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_pa
     (folder / "gone.jsonl").write_text('{"audio": "gone.wav", "text": "Nobody heard"}\n{"text": "\\ud83d"}\n{}\n')
     status, output, error = run(capsys, "lm", "train", "--order", 2, folder / "gone.jsonl", "--output", tmp_path / "g")
     assert (status, error.count("gone.jsonl:")) == (0, 2)
+    assert "gone.jsonl:3: no field `text`, only: nothing" in error
     assert "NOBODY HEARD" in (tmp_path / "g").read_text()
     manifest.write_text(manifest.read_text() + '{"audio": "gone.wav", "text": "YES"}\n')
     status, output, error = run(
@@ -645,6 +646,27 @@ def test_words_that_the_model_cannot_write_are_told_of(capsys, folder, tmp_path)
     assert (status, "--lexicon: 2 of 2 have what the model cannot write" in error) == (2, True)
 
 
+@pytest.mark.parametrize("options", [("--boost", 3), ("--lm-weight", 0.5), ("--lm-unit", "character")])
+def test_options_that_would_do_nothing_are_refused(capsys, options):
+    """Whoever forgot --lm believed that the model was used."""
+    status, output, error = run(capsys, "transcribe", "--model", ".", *options, "a.wav")
+    assert (status, output) == (2, [])
+    assert f"{options[0]}: expected --" in error
+
+
+def test_transcribe_says_what_reads_standard_input(capsys):
+    status, _, error = run(capsys, "transcribe", "--model", ".", "-")
+    assert (status, "`sru-asr stream -`" in error) == (2, True)
+
+
+def test_a_file_of_several_keys_is_refused(capsys, tmp_path):
+    """No client could name all of it, and the server let nobody in."""
+    pytest.importorskip("fastapi")
+    (tmp_path / "keys").write_text("one\ntwo\n")
+    status, _, error = run(capsys, "serve", "--model", ".", "--api-key-file", tmp_path / "keys")
+    assert (status, "expected one key" in error) == (2, True)
+
+
 def test_addresses_of_this_machine():
     assert all(map(serve._is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
     assert not any(map(serve._is_loopback, ("0.0.0.0", "192.168.1.2", "example.org", "::")))
@@ -727,6 +749,11 @@ def test_raw_samples_come_in_through_a_pipe(capsys, folder, rate):
     )
     assert found.returncode == 1
     assert b"odd number of bytes" in found.stderr
+    wav = subprocess.run(
+        [*command, "--rate", str(rate)], input=Path("c.wav").read_bytes(), capture_output=True, check=False
+    )
+    assert (wav.returncode, wav.stdout) == (2, b"")
+    assert b"expected raw samples" in wav.stderr
     if rate == 16_000:
         assert found.stdout.decode().splitlines() == run(capsys, "stream", "--model", ".", "--pause", "60", "c.wav")[1]
 

@@ -243,6 +243,9 @@ def test_what_is_no_language_model(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(LanguageModelError, match="expected an ARPA file"):
         Ngram(path)
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(LanguageModelError, match=f"{path}: expected an ARPA file"):
+        Ngram(path)
     with pytest.raises(LanguageModelError, match="found no file"):
         Ngram(tmp_path / "no.arpa")
 
@@ -252,8 +255,8 @@ def test_the_command_line_says_what_the_defaults_are():
     parser = argparse.ArgumentParser()
     add_decoding(parser)
     help_ = " ".join(parser.format_help().split())
-    args = parser.parse_args([])
-    assert (args.lm_weight, args.boost) == (LM_WEIGHT, DEFAULT_BOOST)
+    assert f"of its logs (default: {LM_WEIGHT:g})" in help_
+    assert f"where it has none of its own (default: {DEFAULT_BOOST:g})" in help_
     assert f"(default: {WORD_BONUS:g} with a language model, else 0)" in help_
     assert f"hypotheses that are kept (default: {WIDTH} where" in help_
 

@@ -325,6 +325,9 @@ def test_other_settings_are_refused_in_the_same_folder(corpus: Path, whole: Path
     assert "hidden_size" in result.stderr
     assert "--restart" in result.stderr
     assert "Traceback" not in result.stderr
+    result = _train(corpus, whole, "--init-from", "alphanum-en")
+    assert "init_from: None there, alphanum-en now" in result.stderr  # and not all that it was trained by, 29 kB
+    assert len(result.stderr) < 4_000
 
 
 def test_fine_tuning_starts_from_the_given_weights(corpus: Path, whole: Path, tmp_path: Path) -> None:

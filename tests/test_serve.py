@@ -169,6 +169,8 @@ def test_what_is_wrong_with_a_request_is_said_as_openai_says_it(server, folder):
     with pytest.raises(openai.BadRequestError) as error:
         ask(response_format="docx")
     assert error.value.body["param"] == "response_format"
+    text = httpx.post(f"{server.url}{UPLOADS}", data={"file": "speech.wav"})  # as curl does without its @
+    assert (text.status_code, "-F file=@speech.wav" in text.json()["error"]["message"]) == (400, True)
     with pytest.raises(openai.APIStatusError, match="at most 1048576 bytes") as error:
         ask(bytes(2 << 20))
     assert error.value.status_code == 413

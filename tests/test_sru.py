@@ -500,6 +500,7 @@ def test_settings_that_mean_nothing(settings, message):
         ({"lengths": torch.tensor([5, 6]), "chunk": 2, "lookahead": 3}, r"from 0 to the 5 frames .* found \[5, 6\]"),
         ({"chunk": -1}, "expected chunk >= 1 .*found -1 and 0"),
         ({"lookahead": 3}, "expected chunk >= 1 .*found 0 and 3"),
+        ({"chunk": 1.5}, r"whole numbers of frames, found 1\.5 and 0"),
         ({"chunk": 2, "lookahead": -3}, "expected chunk >= 1 .*found 2 and -3"),
     ],
 )

@@ -326,3 +326,5 @@ def test_what_is_no_waveform_is_refused_and_leaves_no_trace(piece, message):
 def test_windows_that_mean_nothing_are_refused(window):
     with pytest.raises(ValueError, match="chunk >= 1 and lookahead >= 0"):
         Stream(MODEL, *window)
+    with pytest.raises(ValueError, match="whole numbers of frames"):
+        Stream(MODEL, 1.5, 1)

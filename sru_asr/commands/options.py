@@ -81,7 +81,6 @@ def add_decoding(parser: argparse.ArgumentParser, weights: bool = True) -> None:
     group.add_argument(
         "--boost",
         type=float,
-        default=5.0,
         metavar="LOG",
         help="natural log that a phrase adds to the score of a text, where it has none of its own (default: 5)",
     )
@@ -89,16 +88,14 @@ def add_decoding(parser: argparse.ArgumentParser, weights: bool = True) -> None:
     group.add_argument(
         "--lm", type=Path, metavar="FILE", help="n-gram language model, ARPA or KenLM's binary; needs 'sru-asr[lm]'"
     )
-    group.add_argument(
-        "--lm-unit", choices=("word", "character"), default="word", help="that the model is of (default: word)"
-    )
+    group.add_argument("--lm-unit", choices=("word", "character"), help="that the model is of (default: word)")
     if weights:
-        group.add_argument("--lm-weight", type=float, default=0.2, metavar="X", help="of its logs (default: 0.2)")
+        group.add_argument("--lm-weight", type=float, metavar="X", help="of its logs (default: 0.2)")
         group.add_argument(
             "--word-bonus", type=float, metavar="LOG", help="for each word (default: 2 with a language model, else 0)"
         )
     else:
-        parser.set_defaults(lm_weight=0.2, word_bonus=None)
+        parser.set_defaults(lm_weight=None, word_bonus=None)
     group.add_argument(
         "--beam",
         type=int,
@@ -114,12 +111,21 @@ def decoding_of(args: argparse.Namespace, n_best: int = 1) -> Decoding:
         CommandError: a file or a number is not as expected.
     """
     from sru_asr.decoding import read_decoding
+    from sru_asr.hotwords import DEFAULT_BOOST
+    from sru_asr.scorer import LM_WEIGHT
 
+    for name, of in (("boost", "hotwords"), ("lm_weight", "lm"), ("lm_unit", "lm")):
+        if getattr(args, name) is not None and getattr(args, of) is None:
+            raise CommandError(
+                f"--{name.replace('_', '-')}: expected --{of} FILE with it, without which it does nothing"
+            )
+    args.boost = DEFAULT_BOOST if args.boost is None else args.boost
+    args.lm_unit = args.lm_unit or "word"
     try:
         return read_decoding(
             args.lm,
             args.lm_unit,
-            args.lm_weight,
+            LM_WEIGHT if args.lm_weight is None else args.lm_weight,
             args.word_bonus,
             args.lexicon,
             args.hotwords,

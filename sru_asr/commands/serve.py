@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"--api-key-file: {args.api_key_file} cannot be read: {error}") from error
         if not key:
             raise CommandError(f"--api-key-file: {args.api_key_file} is empty, expected a key")
+        if not key.isprintable():  # as no header can carry
+            raise CommandError(f"--api-key-file: expected one key in {args.api_key_file}, found several lines, or tabs")
     if not 0 <= args.lookahead_share < 1:
         raise CommandError(f"--lookahead-share: expected a share from 0 to below 1, found {args.lookahead_share}")
     if args.streams < 1 or args.megabytes < 1 or not 0 <= args.port <= 65_535:

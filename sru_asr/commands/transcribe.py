@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     if args.format in {"srt", "vtt"} and len(args.audio) > 1:
         raise CommandError(f"--format {args.format}: subtitles are of one file, found {len(args.audio)}")
+    if "-" in args.audio:
+        raise CommandError("transcribe reads files, not standard input; `sru-asr stream -` reads raw samples from it")
     if args.n_best < 1 or (args.n_best > 1 and args.format != "json"):
         raise CommandError("--n-best: expected at least 1, and --format json for more than one")
     decoding = decoding_of(args, args.n_best)

@@ -36,7 +36,7 @@ def recurrence(
         h = r * c + (1 - r) * alpha * highway
 
     The second direction runs from an utterance's last frame to its first. What lies behind a length is never read;
-    outputs there are zero.
+    outputs and gradients there are zero.
 
     With `chunk` > 0 the frames are windows of `chunk + lookahead` frames, one after another, as `windows.unfold` lays
     them out: the first direction runs through the chunks of all windows as one sequence and, from each chunk's end,

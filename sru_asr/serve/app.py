@@ -131,6 +131,8 @@ def create_app(
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = str(first["loc"][-1]) if first.get("loc") else None
+        if param == "file" and "UploadFile" in first["msg"]:
+            return error_response(400, "file: expected a file, found text; for curl -F file=@speech.wav", param)
         return error_response(400, f"{param}: {first['msg']}", param)
 
     @app.exception_handler(StarletteHTTPException)
