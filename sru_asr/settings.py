@@ -193,7 +193,7 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
             ) from error
         if found != wanted:
             different = [
-                f"{key}: {_shown(found.get(key))} there, {_shown(wanted.get(key))} now"
+                f"{key}: {_difference(found.get(key), wanted.get(key))}"
                 for key in dict.fromkeys((*wanted, *found))
                 if found.get(key) != wanted.get(key)
             ]
@@ -205,11 +205,13 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
     return wanted
 
 
-def _shown(value: Any) -> str:
-    """Of a model that training begins with the name, without all that it was trained by, and with."""
-    if isinstance(value, dict) and "name" in value:
-        return str(value["name"])
-    return textwrap.shorten(str(value), 200, placeholder=" ...")
+def _difference(there: Any, now: Any) -> str:
+    """Two settings; of models that training begins with the names, without all that they were trained by, and with."""
+    shown = [
+        str(value["name"]) if isinstance(value, dict) and "name" in value else textwrap.shorten(str(value), 200)
+        for value in (there, now)
+    ]
+    return f"{shown[0]} there, {'another ' if shown[0] == shown[1] else ''}{shown[1]} now"
 
 
 def has_begun(args: Namespace, output: Path) -> bool:

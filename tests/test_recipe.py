@@ -22,7 +22,7 @@ from sru_asr.corpus import Utterance, write_cuts
 from sru_asr.initial import given_model, new_model
 from sru_asr.model import ModelConfig, Recognizer, load_model
 from sru_asr.recipe import _learnable
-from sru_asr.settings import DataConfig, training_parser
+from sru_asr.settings import DataConfig, _difference, training_parser
 from sru_asr.text import CharTokenizer
 
 pytestmark = pytest.mark.slow
@@ -328,6 +328,13 @@ def test_other_settings_are_refused_in_the_same_folder(corpus: Path, whole: Path
     result = _train(corpus, whole, "--init-from", "alphanum-en")
     assert "init_from: None there, alphanum-en now" in result.stderr  # and not all that it was trained by, 29 kB
     assert len(result.stderr) < 4_000
+
+
+def test_what_differs_is_said_in_few_words() -> None:
+    before = {"name": "alphanum-en", "settings": {"init_from": {"name": "first", "settings": {}}}}
+    assert _difference(None, before) == "None there, alphanum-en now"
+    assert _difference(before, {**before, "settings": {}}) == "alphanum-en there, another alphanum-en now"
+    assert len(_difference("a b " * 1_000, 3)) < 300
 
 
 def test_fine_tuning_starts_from_the_given_weights(corpus: Path, whole: Path, tmp_path: Path) -> None:
