@@ -223,10 +223,12 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         """Resumes: sets the epoch, and leaves out its first batches until told otherwise.
 
         That it lasts, and sets the epoch, is for Lightning, which creates the first iterator of a resumed run before it
-        calls `set_epoch`.
+        calls `set_epoch`. With workers that iterator asks at once for what it will give: of an epoch that was over,
+        for the next one's.
         """
-        self._skipped = (epoch, n_batches)
-        self.set_epoch(epoch)
+        more, n_batches = divmod(n_batches, len(self))
+        self._skipped = (epoch + more, n_batches)
+        self.set_epoch(epoch + more)
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch on this rank."""

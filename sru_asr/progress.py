@@ -16,20 +16,20 @@ class EpochLine(Callback):
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.first_epoch = 0
+        self.first_step = 0
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self.start = time.monotonic()
-        self.first_epoch = trainer.current_epoch
+        self.first_step = trainer.global_step
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line."""
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        steps = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
         if epochs and trainer.max_steps > 0:
-            steps = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
             epochs = min(epochs, -(-trainer.max_steps // steps)) if epochs > 0 else -(-trainer.max_steps // steps)
         metrics = trainer.callback_metrics
         elapsed = time.monotonic() - self.start
@@ -40,8 +40,9 @@ class EpochLine(Callback):
         if "val_wer" in metrics and epoch % (trainer.check_val_every_n_epoch or 1) == 0:
             line += f"  dev loss {float(metrics['val_loss']):.3f}  dev WER {100 * float(metrics['val_wer']):.2f} %"
         line += f"  {elapsed:.0f} s"
-        if epochs and epochs > epoch:
-            line += f", {elapsed / (epoch - self.first_epoch) * (epochs - epoch):.0f} s to go"
+        # A run may go on amid an epoch, or at its very end.
+        if epochs and epochs > epoch and (done := trainer.global_step - self.first_step):
+            line += f", {elapsed / done * (epochs - epoch) * steps:.0f} s to go"
         print(line, flush=True)
 
 

@@ -155,6 +155,13 @@ def _train(
             raise
         say_how_it_goes_on(last)
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        say_how_it_goes_on(last)
+        raise ChildProcessError(
+            f"a process that loads audio has ended, perhaps for want of memory ({error}); --data.workers 0 needs none"
+        ) from error
     if trainer.should_stop and trainer.is_global_zero and trainer.global_step < trainer.estimated_stepping_batches:
         print("stopped before its end; the same command goes on, with a longer --trainer.max_time", flush=True)
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches

@@ -28,7 +28,7 @@ from sru_asr.text import CharTokenizer
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import os, signal
+import multiprocessing, os, signal
 from pathlib import Path
 from sru_asr import recipe, script, settings
 from sru_asr.task import SpeechTask
@@ -49,6 +49,9 @@ def deadly(self, batch, batch_idx):
     assert self.model.training
     if steps == int(os.environ.get("DIVERGE_AT", -1)):
         next(self.parameters()).data.fill_(float("nan"))
+    if steps == int(os.environ.get("LOSE_WORKERS_AT", -1)):
+        for worker in multiprocessing.active_children():
+            worker.kill()  # as the system does where memory ends
     if steps == int(os.environ.get("STOP_AT", -1)):  # once, though a step may not be complete
         self.trainer.should_stop = True  # as --trainer.max_time does
     if steps == die_at and os.environ.get("LOCAL_RANK", "0") in os.environ.get("DIE_RANKS", "0").split():
@@ -129,11 +132,14 @@ def test_bfloat16_trains_close_to_float32(corpus: Path, whole: Path, tmp_path: P
         assert torch.nn.functional.cosine_similarity(found[name].flatten(), tensor.flatten(), dim=0) > 0.99, name
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("die_at", [5, BATCHES + 1, BATCHES + 4], ids=["first epoch", "between", "second epoch"])
-def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Path, die_at: int) -> None:
-    killed = _train(corpus, tmp_path, "--checkpoint-steps", "3", DIE_AT=str(die_at))
+def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Path, die_at: int, workers: str) -> None:
+    """With workers one that went on between epochs left the next one out."""
+    options = ("--checkpoint-steps", "3", "--data.workers", workers)
+    killed = _train(corpus, tmp_path, *options, DIE_AT=str(die_at))
     assert killed.returncode == -signal.SIGKILL
-    resumed = _train(corpus, tmp_path, "--checkpoint-steps", "3")
+    resumed = _train(corpus, tmp_path, *options)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from" in resumed.stdout
     expected, found = _weights(whole), _weights(tmp_path)
@@ -142,15 +148,17 @@ def test_killed_run_goes_on_bit_exactly(corpus: Path, whole: Path, tmp_path: Pat
         assert torch.equal(tensor, found[name]), name
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("stop_at", [3, BATCHES], ids=["within", "at its last batch"])
 def test_a_run_that_is_stopped_amid_an_epoch_goes_on_bit_exactly(
-    corpus: Path, whole: Path, tmp_path: Path, stop_at: int
+    corpus: Path, whole: Path, tmp_path: Path, stop_at: int, workers: str
 ) -> None:
     """The rest of the epoch used to be left out."""
-    stopped = _train(corpus, tmp_path, STOP_AT=str(stop_at))
+    options = ("--data.workers", workers)
+    stopped = _train(corpus, tmp_path, *options, STOP_AT=str(stop_at))
     assert "stopped before its end; the same command goes on" in stopped.stdout, stopped.stderr
     assert load_model(tmp_path).training_data["settings"]["stopped_after"] == round(stop_at / BATCHES, 2)
-    resumed = _train(corpus, tmp_path)
+    resumed = _train(corpus, tmp_path, *options)
     assert "going on from" in resumed.stdout
     expected, found = _weights(whole), _weights(tmp_path)
     for name, tensor in expected.items():
@@ -256,6 +264,19 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tm
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     resumed = _train(corpus, tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+def test_a_reading_process_that_is_killed_ends_in_a_line(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    options = ("--data.workers", "1", "--checkpoint-steps", "2")
+    stopped = _train(corpus, tmp_path, *options, LOSE_WORKERS_AT=str(BATCHES + 2))
+    assert stopped.returncode == 1, stopped.stderr
+    assert "a process that loads audio has ended" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "the same command goes on from" in stopped.stdout
+    resumed = _train(corpus, tmp_path, *options)
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in _weights(whole).items():
         assert torch.equal(tensor, _weights(tmp_path)[name]), name
