@@ -226,9 +226,8 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         calls `set_epoch`. With workers that iterator asks at once for what it will give: of an epoch that was over,
         for the next one's.
         """
-        more, n_batches = divmod(n_batches, len(self))
-        self._skipped = (epoch + more, n_batches)
-        self.set_epoch(epoch + more)
+        self._skipped = (epoch, n_batches)
+        self.set_epoch(epoch + (n_batches >= len(self)))
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch on this rank."""
