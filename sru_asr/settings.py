@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import textwrap
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +207,7 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
 def _difference(there: Any, now: Any) -> str:
     """Two settings; of models that training begins with the names, without all that they were trained by, and with."""
     shown = [
-        str(value["name"]) if isinstance(value, dict) and "name" in value else textwrap.shorten(str(value), 200)
+        str(value["name"]) if isinstance(value, dict) and "name" in value else str(value)[:200]
         for value in (there, now)
     ]
     return f"{shown[0]} there, {'another ' if shown[0] == shown[1] else ''}{shown[1]} now"
