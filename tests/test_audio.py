@@ -158,9 +158,12 @@ def test_resample_takes_strided_and_empty_waveforms():
     assert resample(torch.empty(0), 8_000, 16_000).shape == (0,)
 
 
+USUAL_RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
+
+
 @settings(deadline=None)
 @given(
-    st.one_of(st.sampled_from([8_000, 11_025, 16_000, 44_100, 48_000, 96_000]), st.integers(1_000, 50_000)),
+    st.one_of(st.sampled_from(USUAL_RATES), st.integers(1_000, 50_000)),
     st.sampled_from([8_000, 16_000]),
     st.lists(st.integers(0, 3_000), max_size=12),
 )
@@ -174,7 +177,11 @@ def test_pieces_are_resampled_as_all_at_once_and_as_soon_as_can_be(source, targe
         assert not given or resampler.needed(given) <= sent
         assert sent < resampler.needed(given + 1)
     result = np.concatenate([*found, resampler.finish()])
-    np.testing.assert_allclose(result, resample(torch.from_numpy(waveform), source, target).numpy(), rtol=0, atol=5e-6)
+    # Of odd ratios soxr rounds the step from sample to sample, so that the whole drifts against its pieces (by up to
+    # 6e-5 for a second of noise at 2321 Hz), or its filter reaches a little further (2e-4 at 3997 Hz, -87 dB).
+    tolerance = 5e-6 if source in USUAL_RATES else 1e-3
+    whole = resample(torch.from_numpy(waveform), source, target).numpy()
+    np.testing.assert_allclose(result, whole, rtol=0, atol=tolerance)
     held = resampler.needed(1_000) / source - 1_000 / target
     assert held == pytest.approx(0 if source == target else 100 / min(source, target), abs=2 / source)
 
