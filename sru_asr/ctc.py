@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sru_asr import ops
+from sru_asr.product import Linear
 from sru_asr.text import BLANK
 
 
@@ -21,7 +22,7 @@ class CTCHead(nn.Module):
     def __init__(self, width: int, vocab_size: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, vocab_size)
+        self.linear = Linear(width, vocab_size)
 
     def forward(self, states: Tensor) -> Tensor:
         """(batch, frames, width) to (batch, frames, vocab) float32 natural logs."""

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from sru_asr.features import whole
+from sru_asr.product import Linear
 from sru_asr.sru import SRU
 
 # Features before those that a frame stands for, and that it sees, too; by the factors of subsampling there are.
 _PAST = {2: 7, 4: 5}
 FACTORS = tuple(_PAST)
+ROW_MULTIPLE = 256  # features
 
 
 class Subsampling(nn.Module):
@@ -37,7 +39,7 @@ class Subsampling(nn.Module):
         self.first = nn.Conv2d(1, half, 3, stride=(1, 2), padding=(0, 1))
         self.second = nn.Conv2d(half, channels, 3, stride=2, padding=(0, 1))
         self.third = nn.Conv2d(channels, 2 * channels, 3, stride=(factor // 2, 2), padding=(0, 1))
-        self.project = nn.Linear(2 * channels * ((n_mels + 7) // 8), width)
+        self.project = Linear(2 * channels * ((n_mels + 7) // 8), width)
 
     @property
     def past(self) -> int:
@@ -63,13 +65,38 @@ class Subsampling(nn.Module):
         before = self.past if past else 0  # of x, at each step
         if features.shape[1] == before:  # which a convolution refuses
             return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
+        batch, frames = features.shape[:2]
+        each = 0
+        if features.device.type == "cpu" and not past and (batch > 1 or torch.is_grad_enabled()):
+            each = -(-frames // 4) * 4 + 4  # behind an utterance the silence that convolutions see before the next
+            features = _in_a_row(features, each)
         # Channels last in memory, which convolutions on CPUs and in bfloat16 want: else they copy.
         x = features.unsqueeze(-1).permute(0, 3, 1, 2)
         x, before = _convolve(self.first, x, before)
-        x, before = _convolve(self.second, _without_padding(x, lengths + before), before)
+        x, before = _convolve(self.second, _without_padding(x, lengths + before, each), before)
         halved = torch.div(lengths + 1, 2, rounding_mode="floor")
-        x, _ = _convolve(self.third, _without_padding(x, halved + before), before)
-        return self.project(x.transpose(1, 2).flatten(2)), self.lengths(lengths)
+        x, _ = _convolve(self.third, _without_padding(x, halved + before, each // 2), before)
+        x = self.project(x.transpose(1, 2).flatten(2))
+        if each:
+            each //= self.factor
+            x = x[0, : batch * each].unflatten(0, (batch, each))[:, : -(-frames // self.factor)]
+        return x, self.lengths(lengths)
+
+
+def _in_a_row(features: Tensor, each: int) -> Tensor:
+    """Lay utterances one behind another, as a single one whose length is one of few.
+
+    As of products (see `product`), oneDNN compiles a kernel of a convolution for each shape that it meets.
+
+    Args:
+        features: (batch, frames, n_mels), zero behind each length.
+        each: frames that an utterance takes.
+
+    Returns:
+        (1, a multiple of `ROW_MULTIPLE`, n_mels).
+    """
+    row = nn.functional.pad(features, (0, 0, 0, each - features.shape[1])).flatten(0, 1)
+    return nn.functional.pad(row, (0, 0, 0, -row.shape[0] % ROW_MULTIPLE))[None]
 
 
 def _convolve(layer: nn.Conv2d, x: Tensor, past: int) -> tuple[Tensor, int]:
@@ -91,14 +118,21 @@ def _convolve(layer: nn.Conv2d, x: Tensor, past: int) -> tuple[Tensor, int]:
     return layer(x).relu_(), (past - seen) // stride if past else 0
 
 
-def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+def _without_padding(x: Tensor, lengths: Tensor, each: int) -> Tensor:
     """Make zero what a convolution makes of the frames behind each length, as the next one would see it.
 
     By a product, because its backward pass costs half of that of masked_fill.
+
+    Args:
+        x: (batch, channels, frames, bands).
+        lengths: (batch,) int64.
+        each: frames that an utterance takes where they lie in a row, or 0.
     """
-    if whole(x.shape[2], lengths):
+    if not each and whole(x.shape[2], lengths):
         return x
-    inside = torch.arange(x.shape[2], device=x.device) < lengths[:, None]
+    inside = torch.arange(each or x.shape[2], device=x.device) < lengths[:, None]
+    if each:
+        inside = nn.functional.pad(inside.flatten(), (0, x.shape[2] - inside.numel()))[None]
     return x * inside[:, None, :, None].to(x.dtype)
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence, transpose
+from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence
+from sru_asr.product import autocast, multiply, multiply_transposed
 
 # Without vectors of a processor that we know, torch's product is the faster one.
 _FLOAT32_IN_ONE_PASS = kernel_name() not in {"baseline", "emulated"}
@@ -134,7 +135,7 @@ class SRULayer(nn.Module):
             y, highway = y.to(dtype), None if highway is None else highway.to(dtype)
             h, state = fused_layer(y, highway, self._packed_weight(dtype), *rest, self.parts, chunk, lookahead)
         else:
-            u, same = _ProductAndInput.apply(*_autocast(y, self.weight))
+            u, same = _ProductAndInput.apply(*autocast(y, self.weight))
             if y is x and highway is not None:
                 highway = same.unflatten(-1, (self.directions, self.hidden_size))
             u = u.unflatten(-1, (self.directions, self.parts, self.hidden_size))
@@ -200,12 +201,12 @@ class _ProductAndInput(torch.autograd.Function):
     """The product of x, (batch, frames, inputs), with a matrix, (outputs, inputs), and x itself.
 
     Where a layer needs both, their gradients meet in one matrix product; else autograd adds them, a pass over memory.
-    The gradient of a matrix in bfloat16 takes oneDNN twice as long as the product itself unless a factor is transposed.
     """
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return F.linear(x, weight), x.view_as(x)
+        product = multiply(x.reshape(-1, x.shape[-1]), weight.T)
+        return product.view(*x.shape[:-1], weight.shape[0]), x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -218,21 +219,10 @@ class _ProductAndInput(torch.autograd.Function):
         rows = grad_product.reshape(-1, grad_product.shape[-1])  # `flatten` has no rule for batched gradients
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = rows @ weight if grad_x is None else torch.addmm(grad_x.reshape(-1, x.shape[-1]), rows, weight)
-            of_x = of_x.reshape(x.shape)
+            of_x = multiply(rows, weight, None if grad_x is None else grad_x.reshape(-1, x.shape[-1])).reshape(x.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = transpose(rows) @ x.reshape(-1, x.shape[-1])
+            of_weight = multiply_transposed(rows, x.reshape(-1, x.shape[-1]))
         return of_x, of_weight
-
-
-def _autocast(*tensors: Tensor) -> list[Tensor]:
-    """What `torch.autocast` makes of what enters a matrix product; a function of one's own it leaves alone."""
-    device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)) or torch.float64 in {
-        t.dtype for t in tensors
-    }:
-        return list(tensors)
-    return [t.to(torch.get_autocast_dtype(device)) for t in tensors]
 
 
 def check_input(x: Tensor, width: int, *dimensions: int) -> None:

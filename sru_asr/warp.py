@@ -58,9 +58,9 @@ class Warp(nn.Module):
             frames = int(stretched.max()) if on_cpu else math.ceil(features.shape[1] * self.tempo)
             features, lengths = _stretch(features, lengths, stretched, frames), stretched
         if self.vocal_tract > 1:
-            features = features @ _band_weights(features.shape[2], self._factors(lengths, self.vocal_tract)).to(
-                features
-            )
+            bands = _band_weights(features.shape[2], self._factors(lengths, self.vocal_tract)).to(features)
+            with torch.autocast(features.device.type, enabled=False):  # as what features are made with
+                features = features @ bands
         return mask_padding(features, lengths), lengths
 
     def _stretched(self, lengths: Tensor) -> Tensor:

@@ -34,6 +34,34 @@ def random_features(lengths, frames, seed=0):
     return mask_padding(features, torch.tensor(lengths))
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any),
+    st.sampled_from(FACTORS),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_batch_in_a_row_is_each_of_it_alone(lengths, factor, dtype):
+    """In training utterances are convolved one behind another: none may see its neighbour, nor teach it."""
+    with torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(0)
+        module = Subsampling(N_MELS, channels=4, width=6, factor=factor).to(dtype)
+        features = random_features(lengths, max(lengths)).to(dtype).clone().requires_grad_()
+        found, counts = module(features, torch.tensor(lengths))
+        weights = torch.randn(found.shape, dtype=dtype)
+        inside = torch.arange(found.shape[1]) < counts[:, None]
+        (found * weights * inside[:, :, None]).sum().backward()
+        for i, length in enumerate(lengths):
+            alone = features.detach()[i : i + 1, :length].clone().requires_grad_()
+            with torch.no_grad():
+                expected, count = module(alone, torch.tensor([length]))
+            assert count == counts[i] == expected.shape[1]
+            torch.testing.assert_close(found[i, :count], expected[0], rtol=1e-5, atol=1e-5)
+            if length:
+                module(alone, torch.tensor([length]))[0].backward(weights[i : i + 1, :count])
+                torch.testing.assert_close(features.grad[i, :length], alone.grad[0], rtol=1e-4, atol=1e-5)
+            assert not features.grad[i, length:].any()
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("n_mels", [7, 8, 9, 80])
 def test_subsampled_frames_are_counted_as_they_are_made(n_mels, factor):

@@ -17,6 +17,7 @@ LAYERS = [
     *("subtitles", "scorer", "uncertainty"),
     *("beam",),
     *("decoding",),
+    *("product",),
     *("layer", "data", "warp", "muon"),
     *("migration",),
     *("sru",),
