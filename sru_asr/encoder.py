@@ -67,7 +67,7 @@ class Subsampling(nn.Module):
             return features.new_zeros(features.shape[0], 0, self.project.out_features), lengths
         batch, frames = features.shape[:2]
         each = 0
-        if features.device.type == "cpu" and not past and (batch > 1 or torch.is_grad_enabled()):
+        if features.device.type == "cpu" and not past and batch > (0 if torch.is_grad_enabled() else 1):
             each = -(-frames // 4) * 4 + 4  # behind an utterance the silence that convolutions see before the next
             features = _in_a_row(features, each)
         # Channels last in memory, which convolutions on CPUs and in bfloat16 want: else they copy.
