@@ -131,6 +131,8 @@ class SpeechTask(pl.LightningModule):
         super().__init__()
         self.model = model
         self._teacher = (teacher,)  # in a tuple: it is neither trained nor saved
+        if teacher is not None:
+            teacher.encoder.subsampling.train()  # which changes how it convolves, not what comes out
         self.optimizer = optimizer or OptimizerConfig()
         self.loss = loss or LossConfig()
         self.spec_augment = masks or SpecAugment()
