@@ -84,13 +84,13 @@ def multiply_transposed(a: Tensor, b: Tensor) -> Tensor:
 
 def _in_blocks(x: Tensor) -> bool:
     """Whether it is worth it, and nobody looks on who cannot follow."""
-    return (
-        x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and type(x) in {Tensor, nn.Parameter}
-        and x.numel() >= BLOCK_ROWS * x.shape[-1]
-    )
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    try:
+        x.data_ptr()
+    except RuntimeError:  # a stand-in of torch.func's has no address
+        return False
+    return x.numel() >= BLOCK_ROWS * x.shape[-1]
 
 
 class _Affine(torch.autograd.Function):

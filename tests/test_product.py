@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sru_asr.encoder import Encoder
+from sru_asr.layer import SRULayer
 from sru_asr.product import BLOCK_ROWS, Linear, multiply, multiply_transposed
 
 ROWS = st.one_of(st.sampled_from([1, 255, 256, 257, 511, 512, 513, 768]), st.integers(1, 1_000))
@@ -67,6 +68,20 @@ def test_gradients_of_gradients_in_bfloat16():
     gram = weight.T @ weight
     expected = 8 * (x.double() @ gram + layer.bias.double() @ weight) @ gram
     assert (x.grad.double() - expected).norm() < 0.03 * expected.norm()
+
+
+def test_functions_of_functions_in_bfloat16():
+    layer, x = Linear(4, 6).bfloat16(), random(2, 300, 4)
+    expected = nn.functional.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(torch.vmap(layer)(x), expected, rtol=0.02, atol=0.02)
+    found = torch.func.grad(lambda t: layer(t).float().sum())(x)
+    torch.testing.assert_close(found, layer.weight.float().sum(0).bfloat16().expand_as(x), rtol=0.02, atol=0.02)
+    y = SRULayer(4, 3).bfloat16()(x.requires_grad_())[0]
+    directions = torch.stack([random(*y.shape, seed=seed) for seed in range(2)])
+    (together,) = torch.autograd.grad(y, x, directions, retain_graph=True, is_grads_batched=True)
+    for direction, gradient in zip(directions, together, strict=True):
+        (expected,) = torch.autograd.grad(y, x, direction, retain_graph=True)
+        assert (gradient - expected).float().norm() < 0.02 * expected.float().norm()
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
