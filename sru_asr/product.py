@@ -19,7 +19,7 @@ BLOCK_ROWS = 256
 
 
 class Linear(nn.Linear):
-    """As `nn.Linear`, for inputs of any number of rows."""
+    """As `nn.Linear`, which has a bias here, for inputs of any number of rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
