@@ -88,7 +88,7 @@ def describe_run(trainer: pl.Trainer, tokenizer: Tokenizer, utterances: dict[str
     }
 
 
-def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int]:
+def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int, bool]:
     """How far the run in a checkpoint has come.
 
     Args:
@@ -96,7 +96,7 @@ def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int]:
         run: `describe_run` of the one that is to go on.
 
     Returns:
-        The epoch, from 0, and the batches of it that are done, over all ranks.
+        The epoch, from 0, the batches of it that are done, over all ranks, and whether it is over.
 
     Raises:
         ValueError: it is damaged, or not of such a run.
@@ -105,6 +105,7 @@ def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         position = checkpoint["position"]
         epoch, batches, found = int(position["epoch"]), int(position["batches"]), dict(position["run"])
+        is_over = bool(position.get("is_over", False))  # earlier versions did not say
     except Exception as error:  # what torch raises depends on where the file is damaged
         raise ValueError(
             f"{path} cannot be gone on from, it is damaged or of another version ({type(error).__name__}: {error}); "
@@ -116,7 +117,7 @@ def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int]:
             "Give it those (N processes do what one does that accumulates N batches), another --output-dir, or "
             "--restart to discard it."
         )
-    return epoch, batches
+    return epoch, batches, is_over
 
 
 def refuse_diverged(module: torch.nn.Module) -> None:

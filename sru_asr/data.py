@@ -219,15 +219,15 @@ class BatchSampler(Sampler[tuple[int, CutSet]]):
         """Chooses the epoch that the next iteration yields; Lightning calls this."""
         self._epoch = epoch
 
-    def skip(self, epoch: int, n_batches: int) -> None:
+    def skip(self, epoch: int, n_batches: int, is_over: bool = False) -> None:
         """Resumes: sets the epoch, and leaves out its first batches until told otherwise.
 
         That it lasts, and sets the epoch, is for Lightning, which creates the first iterator of a resumed run before it
         calls `set_epoch`. With workers that iterator asks at once for what it will give: of an epoch that was over,
-        for the next one's.
+        for the next one's. An epoch may be over before its last batch, by Lightning's `limit_train_batches`.
         """
         self._skipped = (epoch, n_batches)
-        self.set_epoch(epoch + (n_batches >= len(self)))
+        self.set_epoch(epoch + (is_over or n_batches >= len(self)))
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch on this rank."""

@@ -11,13 +11,14 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import rich.progress
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 CHUNK_BYTES = 1 << 18
@@ -43,7 +44,8 @@ def download(
 ) -> Path:
     """Fetches a file, resuming what an earlier call left in `path.part`, and verifies it.
 
-    A file that is already at `path` is verified and not fetched again.
+    A file that is already at `path` is verified and not fetched again. Of several processes one fetches, and the others
+    wait for it.
 
     Args:
         url: What to fetch.
@@ -61,15 +63,15 @@ def download(
     """
     # lhotse.utils.resumable_download would append the whole file to the part where a server ignores Range, takes a
     # connection that was cut for the end of the file, and knows no checksum, time-out or second attempt.
-    if path.is_file():
-        _verify(path, url, sha256, md5, size)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    logger.info("Fetching %s", url)
-    _fetch(url, part, size)
-    _verify(part, url, sha256, md5, size)
-    return part.replace(path)
+    with _alone(path):
+        if path.is_file():
+            _verify(path, url, sha256, md5, size)
+            return path
+        part = path.with_name(path.name + ".part")
+        logger.info("Fetching %s", url)
+        _fetch(url, part, size)
+        _verify(part, url, sha256, md5, size)
+        return part.replace(path)
 
 
 def fetch(copies: Sequence[tuple[str, str | None]], directory: Path) -> Path:
@@ -116,8 +118,12 @@ def extract(archive: Path, directory: Path) -> None:
     Raises:
         DownloadError: The archive is damaged, is no archive, or is unsafe.
     """
-    if directory.is_dir():
-        return
+    with _alone(directory):
+        if not directory.is_dir():
+            _extract(archive, directory)
+
+
+def _extract(archive: Path, directory: Path) -> None:
     logger.info("Extracting %s", archive)
     part = directory.with_name(directory.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -144,6 +150,22 @@ def extract(archive: Path, directory: Path) -> None:
             f"{archive} is no sound archive: {error}. Delete it and run again to fetch it anew. {BY_HAND}"
         ) from error
     part.rename(directory)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process makes this file or folder; its own folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Waiting for another process, which makes %s", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Unsafe(Exception):

@@ -51,10 +51,7 @@ class Hotwords:
         self.start = self._follow(0, " ")
 
     def _add(self, phrase: str, boost: float) -> None:
-        if not phrase or len(phrase) > MOST_CHARACTERS:
-            raise HotwordError(f"expected a phrase of 1 to {MOST_CHARACTERS} characters, found {phrase[:80]!r}")
-        if not -MOST_BOOST <= boost <= MOST_BOOST:
-            raise HotwordError(f"expected a boost from -{MOST_BOOST:g} to {MOST_BOOST:g}, found {boost} for {phrase!r}")
+        _check(phrase, boost)
         # Spaces around it, so that it is whole words only.
         text, state = f" {phrase} ", 0
         if len(self._next) + len(text) > MOST_STATES:
@@ -100,6 +97,16 @@ class Hotwords:
         return self._begun[state]
 
 
+def _check(phrase: str, boost: float) -> None:
+    """Refuse what is no phrase, as it is once normalised, or no boost."""
+    if not phrase:
+        raise HotwordError("expected a phrase, found nothing that could be said")
+    if len(phrase) > MOST_CHARACTERS:
+        raise HotwordError(f"expected a phrase of at most {MOST_CHARACTERS} characters, found {phrase[:80]!r} and more")
+    if not -MOST_BOOST <= boost <= MOST_BOOST:
+        raise HotwordError(f"expected a boost from -{MOST_BOOST:g} to {MOST_BOOST:g}, found {boost} for {phrase!r}")
+
+
 def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) -> Hotwords:
     """Read a file with a phrase on each line, and its boost behind a tab where it has one of its own.
 
@@ -130,6 +137,10 @@ def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) ->
             value = math.nan
         if math.isnan(value):
             raise HotwordError(f"{path}, line {number}: expected PHRASE, or PHRASE, a tab and a boost, found {line!r}")
+        try:
+            _check(normalize(phrase), value)
+        except HotwordError as error:
+            raise HotwordError(f"{path}, line {number}, {line[:80]!r}: {error}") from None
         boosts[" ".join(phrase.split())] = value
     if not boosts:
         raise HotwordError(f"{path}: expected a phrase on each line, found none")

@@ -203,6 +203,8 @@ class _ProductAndInput(torch.autograd.Function):
     Where a layer needs both, their gradients meet in one matrix product; else autograd adds them, a pass over memory.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         product = multiply(x.reshape(-1, x.shape[-1]), weight.T)

@@ -128,10 +128,9 @@ class Live:
         # Frame by frame, so that captions do not depend on the pieces that frames come in.
         for _ in self._decoder.steps(log_probs):
             captions += self._ended()
-        path = self._decoder.path
-        if self.stream.finished and path.tokens:
+        if self.stream.finished:  # whatever `path` has: at the end of a text its last word counts
             captions += self._final()
-            path = self._decoder.path
+        path = self._decoder.path
         if path.tokens != self._shown:
             self._shown = list(path.tokens)
             words = self._words(path)

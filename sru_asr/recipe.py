@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from lhotse import CutSet
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, LambdaCallback, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -33,12 +33,15 @@ from sru_asr.manifest import digest, load_manifest, refuse_shared, too_fast, val
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, MOST_DELAY, ModelConfig, Recognizer, load_model
 from sru_asr.progress import EpochLine, quieten
-from sru_asr.settings import DataConfig, begin, has_begun, name_of, settle
+from sru_asr.settings import DataConfig, begin, has_begun, name_of, settle, write_whole
 from sru_asr.stop import StopsAtOnce, say_how_it_goes_on
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.warp import Warp
 
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed")
+MISCONFIGURED = "these options of --trainer or --checkpoint-steps do not work here"
+# Options of Lightning's trainer of which 0 means to train nothing, or a division by it.
+NOT_ZERO = ("max_epochs", "max_steps", "limit_train_batches", "check_val_every_n_epoch", "accumulate_grad_batches")
 SECONDS_TO_END = 8  # after which the workers of a training that was killed, who look every 5, have ended, too
 
 
@@ -117,7 +120,10 @@ def _train(
     model.delay += loss.delay or 0
     task = SpeechTask(model, optimizer, loss, masks, warp, args.seed, teacher)
     average = WeightAverage(optimizer.average)
-    trainer = _trainer(args, [*([average] if optimizer.average else []), StopsAtOnce(last)])
+    begins = LambdaCallback(  # what was there goes only where nothing is known to be wrong
+        on_train_start=lambda trainer, _: begin(output, settings, goes_on) if trainer.is_global_zero else None
+    )
+    trainer = _trainer(args, [begins, *([average] if optimizer.average else []), StopsAtOnce(last, args.restart)])
     rank_loader = partial(make_loader, rank=trainer.global_rank, world_size=trainer.world_size)
     train_loader = rank_loader(
         train_cuts,
@@ -133,9 +139,9 @@ def _train(
     dev_loader = rank_loader(dev_cuts, model.tokenizer, max_seconds=data.max_batch_seconds, training=False)
     task.run = describe_run(trainer, model.tokenizer, {"train": digest(train_cuts), "dev": digest(dev_cuts)})
     if goes_on:
-        epoch, batches = read_position(last, task.run)
+        epoch, batches, is_over = read_position(last, task.run)
         assert isinstance(train_loader.sampler, BatchSampler)
-        train_loader.sampler.skip(epoch, batches // trainer.world_size)
+        train_loader.sampler.skip(epoch, batches // trainer.world_size, is_over)
         if trainer.is_global_zero:
             print(f"going on from {last} (epoch {epoch + 1}, batch {batches})", flush=True)
     elif trainer.is_global_zero:
@@ -146,24 +152,25 @@ def _train(
             f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances",
             flush=True,
         )
-    if trainer.is_global_zero:  # nothing is known to be wrong: what was there goes only now
-        begin(output, settings, goes_on)
     try:
         trainer.fit(task, train_loader, dev_loader, ckpt_path=last if goes_on else None, weights_only=True)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
         if not trainer.interrupted:
             raise
-        say_how_it_goes_on(last)
+        say_how_it_goes_on(last, args.restart)
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        say_how_it_goes_on(last)
+        say_how_it_goes_on(last, args.restart)
         raise ChildProcessError(
             f"a process that loads audio has ended, perhaps for want of memory ({error}); --data.workers 0 needs none"
         ) from error
+    except MisconfigurationException as error:
+        raise ValueError(f"{MISCONFIGURED}: {error}") from error
     if trainer.should_stop and trainer.is_global_zero and trainer.global_step < trainer.estimated_stepping_batches:
-        print("stopped before its end; the same command goes on, with a longer --trainer.max_time", flush=True)
+        options = "without --restart and with" if args.restart else "with"
+        print(f"stopped before its end; the same command goes on, {options} a longer --trainer.max_time", flush=True)
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches
         settings["stopped_after"] = round(trainer.global_step / steps, 2)
     if optimizer.average:
@@ -203,7 +210,7 @@ def _report(
         "dev": {"utterances": len(evaluation.results), "words": counts.to_dict()},
     }
     model.save(output / CHECKPOINT_NAME)
-    (output / "dev.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+    write_whole(output / "dev.json", json.dumps(evaluation.to_dict(), indent=1))
     print(f"development set, greedy, no language model:\n{evaluation.summary()}")
     print(f"model: {output / CHECKPOINT_NAME}")
     print(f"transcribe with it: sru-asr transcribe --model {output} AUDIO...", flush=True)
@@ -218,6 +225,9 @@ def _trainer(args: Namespace, callbacks: list[Callback]) -> pl.Trainer:
             f"--trainer.precision: expected one of {', '.join(PRECISIONS)}, found {args.trainer.precision}: weights "
             "and features stay float32"
         )
+    for name in NOT_ZERO:
+        if args.trainer[name] == 0:
+            raise ValueError(f"--trainer.{name}: expected a number above 0, found {args.trainer[name]}")
     # Showing a loss means to wait for the GPU that computes it.
     bars = [TQDMProgressBar(20 if _on_gpu(args) else 1, leave=False)] if sys.stderr.isatty() else []
     try:
@@ -232,7 +242,7 @@ def _trainer(args: Namespace, callbacks: list[Callback]) -> pl.Trainer:
             use_distributed_sampler=False,
         )
     except MisconfigurationException as error:
-        raise ValueError(f"these options of --trainer or --checkpoint-steps do not work here: {error}") from error
+        raise ValueError(f"{MISCONFIGURED}: {error}") from error
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # its processes would have the same data
         raise ValueError(
             "--trainer.strategy: expected processes that start by themselves (ddp), found spawned or forked ones"

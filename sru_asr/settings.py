@@ -38,6 +38,7 @@ _TRAINER_ARGUMENTS_OF_OURS = {
     *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler", "plugins"),
     *("enable_progress_bar", "enable_model_summary", "model_registry"),
     "overfit_batches",  # Lightning would replace our batches
+    "fast_dev_run",  # it would leave a model, as if that were trained; --trainer.limit_train_batches says what it is
 }
 
 
@@ -225,8 +226,13 @@ def begin(output: Path, settings: dict[str, Any], goes_on: bool) -> None:
     path = output / SETTINGS
     if not goes_on:
         (output / LAST_CHECKPOINT).unlink(missing_ok=True)
+    write_whole(path, json.dumps(settings, indent=1))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole, or as it was."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(settings, indent=1))
+    part.write_text(text)
     part.replace(path)
 
 

@@ -127,7 +127,7 @@ def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
 
     Raises:
         ValueError: the rate is none.
-        AudioError: the samples end with half of one.
+        AudioError: there are none, or they end with half of one.
     """
     pcm = Pcm(rate)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be no file
@@ -146,6 +146,8 @@ def from_pcm(file: BinaryIO, rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
             yield samples
     if len(samples := pcm.finish()):
         yield samples
+    if not n_read:
+        raise AudioError("expected raw samples, found none: has what writes them failed?")
     if n_read % 2:
         raise AudioError(ODD)
 

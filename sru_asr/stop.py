@@ -18,8 +18,9 @@ class StopsAtOnce(Callback):
     of the training step that it interrupts, and both sides wait for ever.
     """
 
-    def __init__(self, last: Path) -> None:
+    def __init__(self, last: Path, restarts: bool) -> None:
         self.last = last
+        self.restarts = restarts
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signal over from Lightning, which sets its handlers before this, and restores them after it."""
@@ -30,13 +31,23 @@ class StopsAtOnce(Callback):
             if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
                 trainer.strategy.launcher.kill(signum)
             if trainer.is_global_zero:
-                say_how_it_goes_on(self.last)
+                say_how_it_goes_on(self.last, self.restarts)
             os._exit(128 + signum)
 
         signal.signal(signal.SIGTERM, stop)
 
 
-def say_how_it_goes_on(last: Path) -> None:
-    """What the same command will do, for somebody who has stopped it."""
-    goes_on = f"goes on from {last}" if last.is_file() else "starts again, as no epoch was finished"
+def say_how_it_goes_on(last: Path, restarts: bool) -> None:
+    """What the same command will do, for somebody who has stopped it.
+
+    Args:
+        last: the checkpoint, if there is one.
+        restarts: whether the command has --restart, which would discard it.
+    """
+    if not last.is_file():
+        goes_on = "starts again, as no epoch was finished"
+    elif restarts:
+        goes_on = f"without --restart goes on from {last}"
+    else:
+        goes_on = f"goes on from {last}"
     print(f"stopped; the same command {goes_on}", flush=True)

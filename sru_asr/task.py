@@ -255,6 +255,7 @@ class SpeechTask(pl.LightningModule):
         checkpoint["position"] = {
             "epoch": self.current_epoch,
             "batches": processed * self.trainer.world_size,
+            "is_over": processed >= self.trainer.num_training_batches,
             "run": self.run,
         }
 

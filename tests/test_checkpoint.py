@@ -41,7 +41,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 def test_how_far_a_run_has_come(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save({"position": {"epoch": 3, "batches": 8, "run": RUN}}, path)
-    assert read_position(path, RUN) == (3, 8)
+    assert read_position(path, RUN) == (3, 8, False)
     with pytest.raises(ValueError, match=r"another version \(batches to a step: 2 there, 4 now\)"):
         read_position(path, {**RUN, "batches to a step": 4})
 

@@ -642,6 +642,9 @@ def test_words_that_the_model_cannot_write_are_told_of(capsys, folder, tmp_path)
     status, output, error = run(capsys, "transcribe", "--model", ".", "--hotwords", tmp_path / "some", "c.wav")
     assert (status, len(output), len(error.splitlines())) == (0, 1, 1)
     assert "--hotwords: 2 of 3 have what the model cannot write ('2', '4'); numbers are to be spelled out" in error
+    (tmp_path / "punctuation").write_text("ONE\n???\n")
+    status, _, error = run(capsys, "transcribe", "--model", ".", "--hotwords", tmp_path / "punctuation", "c.wav")
+    assert (status, "line 2, '???': expected a phrase, found nothing that could be said" in error) == (2, True)
     status, _, error = run(capsys, "transcribe", "--model", ".", "--lexicon", tmp_path / "none", "c.wav")
     assert (status, "--lexicon: 2 of 2 have what the model cannot write" in error) == (2, True)
 
@@ -754,6 +757,8 @@ def test_raw_samples_come_in_through_a_pipe(capsys, folder, rate):
     )
     assert (wav.returncode, wav.stdout) == (2, b"")
     assert b"expected raw samples" in wav.stderr
+    nothing = subprocess.run(command, input=b"", capture_output=True, check=False)
+    assert (nothing.returncode, b"found none" in nothing.stderr) == (2, True)
     if rate == 16_000:
         assert found.stdout.decode().splitlines() == run(capsys, "stream", "--model", ".", "--pause", "60", "c.wav")[1]
 
@@ -765,6 +770,9 @@ def test_raw_samples_come_in_through_a_pipe(capsys, folder, rate):
         (["--window", "0", "2", "c.wav"], "chunk >= 1 and lookahead >= 0"),
         (["--pause", "0", "c.wav"], "times above 0 s"),
         (["--rate", "10", "-"], "a rate of 1000 to 384000 Hz, found 10"),
+        (["--rate", "8000", "c.wav"], "--rate is for raw samples"),
+        (["--realtime", "-"], "--realtime is for a file"),
+        (["--device-name", "1", "c.wav"], "--device-name is for the microphone"),
         (["gone.wav"], "gone.wav"),
         (["text.wav"], "text.wav"),
     ],

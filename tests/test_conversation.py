@@ -45,6 +45,14 @@ def test_who_says_nothing_is_not_waited_for(client, monkeypatch):
         assert "a start message within 0.1 s" in last(socket)["message"]
 
 
+def test_a_long_message_that_is_no_audio_is_not_looked_at(client, monkeypatch):
+    """One of a megabyte held up everybody else for half a second."""
+    monkeypatch.setattr(conversation.Start, "model_validate", lambda _: pytest.fail("looked at"))
+    with client.websocket_connect("/v1/stream") as socket:
+        socket.send_text('{"type": "start", ' + ", ".join(f'"{i}": 0' for i in range(1000)) + "}")
+        assert "at most 4096 characters" in last(socket)["message"]
+
+
 @pytest.mark.parametrize("content", [None, b""])
 def test_who_says_nothing_more_is_not_waited_for(client, monkeypatch, content):
     """Empty messages are nothing."""

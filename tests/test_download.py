@@ -6,8 +6,10 @@ import io
 import socket
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -47,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         sent = self.server.cuts.pop(0) if self.server.cuts else len(CONTENT)
+        time.sleep(self.server.delay_seconds)
         self.wfile.write(CONTENT[start : start + sent])  # the connection closes when this returns
 
     def log_message(self, format: str, *args: object) -> None:
@@ -64,6 +67,7 @@ class Server(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.shifts: list[int] = []
         self.resumes = True
+        self.delay_seconds = 0.0
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Keeps quiet when a client hangs up."""
@@ -83,13 +87,27 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
+def kept(folder: Path) -> list[Path]:
+    """What lies there, but for locks."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
 def test_fetches_verifies_and_asks_only_once(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "folder" / "corpus.tar.gz"
     for _ in range(2):
         assert download(server.url, path, sha256=SHA256, md5=MD5.upper(), size=len(CONTENT)) == path
     assert path.read_bytes() == CONTENT
     assert server.ranges == [None]
-    assert list(path.parent.iterdir()) == [path]
+    assert kept(path.parent) == [path]
+
+
+def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
+    """They used to append to each other's part, and then to blame the server."""
+    server.delay_seconds = 0.3
+    with ThreadPoolExecutor(2) as both:
+        for path in both.map(lambda _: download(server.url, tmp_path / "file", sha256=SHA256), range(2)):
+            assert path.read_bytes() == CONTENT
+    assert server.ranges == [None]
 
 
 def test_goes_on_after_cut_connections(server: Server, tmp_path: Path) -> None:
@@ -150,13 +168,13 @@ def test_removes_a_file_with_a_wrong_checksum(server: Server, tmp_path: Path, na
         path.write_bytes(CONTENT)
     with pytest.raises(DownloadError, match=rf"{name} .*, expected 00: .*{server.url}.* removed"):
         download(server.url, path, **{name: "00"})  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+    assert kept(tmp_path) == []
 
 
 def test_refuses_a_file_of_another_size_before_fetching_it(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="has 1048576 bytes, expected 7"):
         download(server.url, tmp_path / "file", size=7)
-    assert list(tmp_path.iterdir()) == []
+    assert kept(tmp_path) == []
 
 
 def test_asks_again_when_the_server_is_busy(server: Server, tmp_path: Path) -> None:
@@ -219,7 +237,7 @@ def test_extracts_once(tmp_path: Path, kind: str) -> None:
     extract(archive, directory)
     files = {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     assert files == {"an4/etc/list": b"one\n", "an4/README": b"two\n"}
-    assert list(directory.parent.iterdir()) == [directory]
+    assert kept(directory.parent) == [directory]
     archive.unlink()
     extract(archive, directory)
 

@@ -480,6 +480,25 @@ def test_many_weights_at_once():
         torch.testing.assert_close(got, output_of(layer, x))
 
 
+def test_many_inputs_at_once_with_gradients():
+    sru, inputs = SRU(8, 16, 2, bidirectional=True), torch.randn(2, 3, 7, 8)
+    losses = [
+        torch.vmap(lambda x: sru(x)[0])(inputs).square().sum(),
+        sum(sru(x)[0].square().sum() for x in inputs),
+    ]
+    together, alone = (torch.autograd.grad(loss, list(sru.parameters())) for loss in losses)
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_weights_that_were_never_loaded_are_an_error(gradients):
+    """With one tensor on the meta device torch takes the fake for the kernel: it returned whatever lay in memory."""
+    layer, x = SRULayer(8, 4).eval(), torch.randn(1, 2, 8)
+    layer.weight_c = torch.nn.Parameter(layer.weight_c.to("meta"))
+    with torch.set_grad_enabled(gradients), pytest.raises(RuntimeError, match="weight_c must be on the device of"):
+        layer(x)
+
+
 def test_a_module_that_moves_forgets_what_was_packed():
     layer = SRULayer(8, 4).eval()
     output_of(layer, torch.randn(1, 2, 8))

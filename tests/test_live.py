@@ -68,6 +68,15 @@ def test_what_a_search_takes_back_is_closed():
     assert captions() == []  # nothing had been shown
 
 
+def test_the_last_word_counts_when_a_stream_ends():
+    """As it does offline: while the text may go on, a word that may not be whole has no bonus yet."""
+    frames = saying([BLANK, BLANK, BLANK])
+    frames[1, A] = -1.0
+    session = live(decoding=Decoding(Scorer(word_bonus=2.0), 4))
+    assert session.take(frames) == []
+    assert [(caption.text, caption.final) for caption in session.finish()] == [("A", True)]
+
+
 def test_a_caption_grows_and_is_final_after_a_pause():
     session = live(pause_seconds=0.2)  # five frames
     assert session.take(saying([BLANK, A, A])) != []

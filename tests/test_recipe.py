@@ -166,6 +166,18 @@ def test_a_run_that_is_stopped_amid_an_epoch_goes_on_bit_exactly(
     assert load_model(tmp_path).training_data == load_model(whole).training_data | {"recipe": tmp_path.name}
 
 
+def test_a_run_of_shortened_epochs_goes_on_bit_exactly(corpus: Path, tmp_path: Path) -> None:
+    """A process that reads took the rest of the first epoch for the second."""
+    options = ("--trainer.limit_train_batches", "2", "--data.workers", "1")
+    assert _train(corpus, tmp_path / "whole", *options).returncode == 0
+    killed = _train(corpus, tmp_path / "killed", *options, DIE_AT="3")
+    assert killed.returncode == -signal.SIGKILL
+    resumed = _train(corpus, tmp_path / "killed", *options)
+    assert "going on from" in resumed.stdout, resumed.stderr
+    expected, found = (_weights(tmp_path / name) for name in ("whole", "killed"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_run_that_is_stopped_within_a_step_completes_it_first(corpus: Path, tmp_path: Path) -> None:
     """It used to save nothing, and to say that it would go on."""
     options = ("--trainer.accumulate_grad_batches", "2")
@@ -185,6 +197,10 @@ def test_a_run_that_is_stopped_within_a_step_completes_it_first(corpus: Path, tm
         (["--trainer.devices", "2", "--trainer.strategy", "ddp_fork"], "that start by themselves (ddp), found"),
         (["--checkpoint-steps", "-1"], "these options of --trainer or --checkpoint-steps do not work here"),
         (["--trainer.precision", "bf16-true"], "--trainer.precision: expected one of 32, 32-true, bf16-mixed"),
+        # Tracebacks, or a model that was never trained.
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs: expected a number above 0, found 0"),
+        (["--trainer.check_val_every_n_epoch", "0"], "--trainer.check_val_every_n_epoch: expected a number above 0"),
+        (["--trainer.limit_train_batches", "0.001"], "--checkpoint-steps do not work here: You requested to check"),
     ],
 )
 def test_trainer_options_that_do_not_work_are_an_error_with_their_name(
@@ -253,7 +269,12 @@ def test_restart_discards_nothing_where_it_cannot_start(corpus: Path, tmp_path: 
     """The checkpoint used to go first, whatever was wrong with the rest."""
     assert _train(corpus, tmp_path, "--checkpoint-steps", "2", DIE_AT="6").returncode == -signal.SIGKILL
     before = {name: (tmp_path / name).read_bytes() for name in ("last.ckpt", "settings.json")}
-    for wrong in (["--checkpoint-steps", "-1"], ["--data.vocab_size", "5000"], ["--trainer.precision", "bf16-true"]):
+    for wrong in (
+        ["--checkpoint-steps", "-1"],
+        ["--data.vocab_size", "5000"],
+        ["--trainer.precision", "bf16-true"],
+        ["--trainer.val_check_interval", "100000"],  # which Lightning sees when it begins
+    ):
         assert _train(corpus, tmp_path, "--restart", "--seed", "1", *wrong).returncode == 1
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
     assert "going on from" in _train(corpus, tmp_path).stdout
@@ -267,6 +288,13 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tm
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in _weights(whole).items():
         assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+def test_who_restarts_is_told_how_it_goes_on(corpus: Path, tmp_path: Path) -> None:
+    """The same command would discard what it had said to go on from."""
+    stopped = _train(corpus, tmp_path, "--restart", DIE_AT=str(BATCHES + 3), DIE_BY="SIGTERM")
+    assert f"stopped; the same command without --restart goes on from {tmp_path / 'last.ckpt'}" in stopped.stdout
+    assert "going on from" in _train(corpus, tmp_path).stdout
 
 
 def test_a_reading_process_that_is_killed_ends_in_a_line(corpus: Path, whole: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Pipe(io.RawIOBase):
 
 
 @settings(deadline=None)
-@given(st.integers(0, 3_000), st.lists(st.integers(1, 2_000), max_size=20), st.integers(0, 100))
+@given(st.integers(1, 3_000), st.lists(st.integers(1, 2_000), max_size=20), st.integers(0, 100))
 def test_a_pipe_gives_its_samples_whatever_the_pieces(n_samples: int, sizes: list[int], seed: int) -> None:
     samples = np.random.default_rng(seed).integers(-32_768, 32_768, n_samples).astype("<i2")
     found = list(from_pcm(Pipe(samples.tobytes(), sizes)))
@@ -67,6 +67,8 @@ def test_half_a_sample_and_no_rate_are_faults() -> None:
     assert len(next(pieces)) == 1
     with pytest.raises(AudioError, match="odd number of bytes"):
         next(pieces)
+    with pytest.raises(AudioError, match="found none"):
+        next(from_pcm(Pipe(b"", [])))
     for rate in (0, 999, 384_001):
         with pytest.raises(ValueError, match=f"found {rate}"):
             next(from_pcm(Pipe(b"", []), rate))

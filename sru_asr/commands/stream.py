@@ -60,9 +60,7 @@ def add(commands: Any) -> None:
     )
     add_vad(parser)
     parser.add_argument("--realtime", action="store_true", help="read a file no faster than it would be spoken")
-    parser.add_argument(
-        "--rate", type=int, default=16_000, metavar="HZ", help="of the samples on standard input (default: 16000)"
-    )
+    parser.add_argument("--rate", type=int, metavar="HZ", help="of the samples on standard input (default: 16000)")
     parser.add_argument(
         "--device-name", metavar="NAME", help="or number of the microphone; python -m sounddevice lists them"
     )
@@ -84,8 +82,16 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
+    for option, given, works, wanted in (
+        ("--rate", args.rate is not None, args.audio == "-", "raw samples (- as AUDIO)"),
+        ("--realtime", args.realtime, args.audio not in (None, "-"), "a file as AUDIO"),
+        ("--device-name", args.device_name is not None, args.audio is None, "the microphone (no AUDIO)"),
+    ):
+        if given and not works:
+            raise CommandError(f"{option} is for {wanted}; with anything else it does nothing")
     decoding = decoding_of(args)
     model = load(args, decoding)
+    from sru_asr.audio import SAMPLE_RATE
     from sru_asr.live import Live
     from sru_asr.precision import arithmetic
     from sru_asr.source import from_file, from_microphone, from_pcm, until_interrupted
@@ -103,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.audio == "-":
         if sys.stdin is None:
             raise CommandError("expected samples on standard input, which is closed")
-        pieces = from_pcm(sys.stdin.buffer, args.rate)
+        pieces = from_pcm(sys.stdin.buffer, SAMPLE_RATE if args.rate is None else args.rate)
     else:
         pieces = from_file(args.audio, args.realtime)
     fault = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sru_asr.build import load
+from sru_asr.ops.device import check_device
 
 load()
 
@@ -42,6 +43,7 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
 
 @torch.library.register_fake("sru_asr::ctc_loss")
 def _(log_probs, lengths, targets, target_lengths, blank, keep_posteriors):  # type: ignore[no-untyped-def]
+    check_device(log_probs, lengths=lengths, targets=targets, target_lengths=target_lengths)
     batch, frames, _ = log_probs.shape
     kept = log_probs.new_empty(batch if keep_posteriors else 0, frames, targets.shape[1] + 1)
     return log_probs.new_empty(batch), kept

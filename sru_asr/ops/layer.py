@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sru_asr.build import load
+from sru_asr.ops.device import check_device
 
 load()
 
@@ -127,6 +128,8 @@ def _(weight, directions, parts):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("sru_asr::fused_layer")
 def _(input, x, weight, scales, weight_c, bias, initial_state, lengths, alpha, parts, chunk, lookahead):  # type: ignore[no-untyped-def]
+    given = {"weight": weight, "scales": scales, "weight_c": weight_c, "bias": bias}
+    check_device(input, x=x, **given, initial_state=initial_state, lengths=lengths)
     batch, frames, _ = input.shape
     directions, _, hidden = weight_c.shape
     return (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sru_asr.build import load
+from sru_asr.ops.device import check_device
 
 load()
 
@@ -98,6 +99,7 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 @torch.library.register_fake("sru_asr::recurrence")
 def _(u, x, weight_c, bias, initial_state, lengths, alpha, chunk, lookahead, keep_states):  # type: ignore[no-untyped-def]
+    check_device(u, x=x, weight_c=weight_c, bias=bias, initial_state=initial_state, lengths=lengths)
     batch, frames, directions, _, hidden = u.shape
     real = _accumulator(u.dtype)
     h = u.new_empty(batch, frames, directions, hidden)

@@ -25,6 +25,7 @@ from sru_asr.windows import window_of
 # What a client may take before it says how it wants to be heard, and between pieces of audio.
 START_SECONDS, IDLE_SECONDS = 10.0, 30.0
 MOST_MESSAGE_BYTES = 1 << 20
+MOST_TEXT = 4096  # characters of a message that is no audio; all of it is looked at while everybody else waits
 
 
 class Refused(Exception):
@@ -109,7 +110,7 @@ async def _start(socket: WebSocket, limits: Limits) -> Start:
     try:
         start = Start.model_validate(message)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise Refused(f"start: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if not allowed(limits, start.api_key or bearer(socket.headers)):
         raise Refused("expected this server's api_key in the start message, or as 'Authorization: Bearer KEY'")
@@ -171,8 +172,10 @@ async def _receive(socket: WebSocket) -> bytes | dict[str, Any]:
         raise WebSocketDisconnect(message.get("code", 1000))
     if (audio := message.get("bytes")) is not None:
         return audio
+    if len(text := message["text"]) > MOST_TEXT:
+        raise Refused(f"expected a JSON object of at most {MOST_TEXT} characters or binary audio, found {len(text)}")
     try:
-        found = json.loads(message["text"])
+        found = json.loads(text)
     except (ValueError, RecursionError):
         raise Refused("expected a JSON object or binary audio, found other text") from None
     if not isinstance(found, dict):
