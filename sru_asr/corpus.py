@@ -136,10 +136,16 @@ def copy_of(source: Path, folder: Path, name: str) -> Path:
     """Where a FLAC copy of a file belongs: a name of its own for each file, and each state of it.
 
     So two corpora that share a folder, and names of utterances, do not get each other's audio.
+
+    Raises:
+        ValueError: By that name, which is a corpus's own, it would lie outside of the folder.
     """
     status = source.stat()
     state = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
-    return folder / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.flac"
+    copy = folder / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.flac"
+    if not copy.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"expected a name for an utterance, found {name!r}, by which a copy would leave {folder}")
+    return copy
 
 
 def write_flac(path: Path, samples: "np.ndarray", sample_rate: int) -> None:

@@ -131,6 +131,14 @@ def test_decodes_only_what_is_new(tmp_path: Path) -> None:
     assert copies[1].stat().st_ino == inodes[0][1]
 
 
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a/../../evil"])
+def test_a_copy_stays_in_its_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.opus").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"evil.* would leave"):
+        copy_of(tmp_path / "a.opus", tmp_path / "out/audio", name)
+    assert copy_of(tmp_path / "a.opus", tmp_path / "out", "an4_clstk/x").parent == tmp_path / "out/an4_clstk"
+
+
 def test_two_corpora_in_one_folder_keep_their_own_audio(tmp_path: Path) -> None:
     """Copies used to be found by the utterance's name alone."""
     found = []
