@@ -102,7 +102,7 @@ def _check(phrase: str, boost: float) -> None:
     if not phrase:
         raise HotwordError("expected a phrase, found nothing that could be said")
     if len(phrase) > MOST_CHARACTERS:
-        raise HotwordError(f"expected a phrase of at most {MOST_CHARACTERS} characters, found {phrase[:80]!r} and more")
+        raise HotwordError(f"expected a phrase of at most {MOST_CHARACTERS} characters, found {len(phrase)}")
     if not -MOST_BOOST <= boost <= MOST_BOOST:
         raise HotwordError(f"expected a boost from -{MOST_BOOST:g} to {MOST_BOOST:g}, found {boost} for {phrase!r}")
 

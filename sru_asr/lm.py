@@ -177,7 +177,8 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
     """Train a model with Kneser and Ney's smoothing, and write it as an ARPA file.
 
     Args:
-        texts: normalised, as `sru_asr.text.normalize` has them.
+        texts: normalised, as `sru_asr.text.normalize` has them. What some corpora write where nobody understood a word,
+            <unk>, is left out: KenLM would take <UNK> for all words that the model does not know.
         path: the file.
         order: the n of its n-grams, 2 to 5.
         unit: what its units are.
@@ -200,7 +201,7 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
         corpus = Path(folder) / "texts"
         with corpus.open("w", encoding="utf-8") as lines:
             for text in texts:
-                words = text.split()
+                words = [word for word in text.split() if word.lower() not in SPECIAL]
                 units = words if unit == "word" else [SPACE if c == " " else c for c in " ".join(words)]
                 if units:
                     n_units += len(units)

@@ -120,7 +120,7 @@ def test_hotwords_that_would_take_much_memory():
         ("ANN\tmuch", "line 1: expected PHRASE"),
         ("ANN\tnan", "line 1"),
         ("ANN\t1e9", "boost from -100 to 100"),
-        ("A" * 300, "1 to 200 characters"),
+        ("A" * 300, "at most 200 characters"),
         ("\ufffe\ud800", "cannot be read as text"),
     ],
 )
@@ -182,6 +182,15 @@ def test_what_is_trained_is_a_distribution(tmp_path, unit, order):
         assert total == pytest.approx(1, abs=1e-3)
         assert ngram.score(state, "\u00c9")[0] == pytest.approx(math.log(1e-5), abs=3)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_word_that_nobody_understood_makes_no_others_likely(tmp_path):
+    pytest.importorskip("kenlm")
+    pytest.importorskip("kaldingram")
+    texts = ["YES <UNK> YES", "NO <UNK>", "YES NO NO"] * 3
+    assert train_ngram(texts, tmp_path / "lm.arpa", 2) == 18
+    ngram = Ngram(tmp_path / "lm.arpa")
+    assert ngram.score(ngram.start(), "MAYBE")[0] == pytest.approx(math.log(1e-5), abs=3)
 
 
 def test_what_cannot_be_trained(tmp_path):

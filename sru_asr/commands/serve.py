@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         from sru_asr.serve.run import run as serve
     except ModuleNotFoundError as error:
         raise CommandError(f"serving needs {error.name}: pip install 'sru-asr[serve]'") from error
+    from sru_asr.model import CHECKPOINT_NAME, SHIPPED
     from sru_asr.voice import Voice, VoiceError
 
     try:
@@ -96,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         most_bytes=args.megabytes << 20,
         lookahead_share=args.lookahead_share,
     )
-    name = "alphanum-en" if args.model is None else Path(args.model).resolve().name
+    path = SHIPPED if args.model is None else Path(args.model).resolve()
+    name = path.parent.name if path.name == CHECKPOINT_NAME else path.name
     try:
         listening = listen(args.host, args.port)
     except (OSError, TypeError, UnicodeError) as error:  # of a name that no encoding knows
