@@ -11,7 +11,7 @@ import pytest
 from recording import AUDIO, SPOKEN, write_recording
 from test_serve import Running
 
-from sru_asr import load_model
+from sru_asr import load_model, serve
 from sru_asr.model import SHIPPED
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install sru-asr[browser]")
@@ -106,7 +106,60 @@ def test_the_browser_resamples_where_it_can(page, refuses):
     assert (rate != 16_000) == refuses
     n_samples = [len(message) // 2 for message in sent[1:-1]]
     assert n_samples[0] == round(rate * (0.055 if refuses else 0.04))
-    assert set(n_samples[1:]) == {round(rate * 0.04)}
+    assert set(n_samples[1:-1]) == {round(rate * 0.04)}
+    assert 0 < n_samples[-1] <= round(rate * 0.04)  # what there was when it stopped
+
+
+def test_what_is_recorded_until_it_stops_is_handed_on(page):
+    """Up to 40 ms used to stay behind, of the last word."""
+    elsewhere = page.context.new_page()  # where code may be evaluated
+    handed_on = elsewhere.evaluate(
+        """(code) => {
+            const handed = [];
+            const keep = ({ samples, last }) => handed.push([samples.byteLength / 2, last]);
+            class Processor { port = { postMessage: keep }; }
+            let recorder;
+            new Function("AudioWorkletProcessor", "sampleRate", "registerProcessor", code)(
+                Processor, 16000, (_, Recorder) => (recorder = new Recorder()));
+            const hear = (n) => recorder.process([[new Float32Array(n)]]);
+            for (let i = 0; i < 6; i++) hear(128);
+            recorder.port.onmessage();
+            recorder.port.onmessage();
+            return [...handed, hear(640)];
+        }""",
+        (Path(serve.__file__).parent / "page/recorder.js").read_text(),
+    )
+    assert handed_on == [[640, False], [128, True], False]
+
+
+def test_a_microphone_that_is_pulled_out_ends_it(page):
+    page.evaluate(
+        """() => {
+            const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (what) => (window.stream = await ask(what));
+        }"""
+    )
+    page.click("#speak")
+    playwright.expect(page.locator("#text p")).to_have_count(1, timeout=20_000)
+    page.evaluate("window.stream.getTracks()[0].dispatchEvent(new Event('ended'))")
+    playwright.expect(page.locator("#status")).to_have_text(re.compile(r"^[\d.]+ s$"), timeout=10_000)
+    assert page.inner_text("#speak") == "Speak"
+
+
+def test_who_has_handed_in_a_file_may_speak_at_once(page):
+    """While the session before was closing, a click meant to stop it."""
+    page.click("#speak")
+    playwright.expect(page.locator("#text p.partial")).to_have_count(1, timeout=20_000)
+    page.evaluate(  # as if the server took its time
+        """() => {
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function (data) { if (data !== '{"type":"end"}') send.call(this, data); };
+        }"""
+    )
+    page.set_input_files("#file", AUDIO / SPOKEN[1])
+    assert page.inner_text("#speak") == "Speak"
+    page.click("#speak")
+    playwright.expect(page.locator("#speak")).to_have_text("Stop", timeout=10_000)
 
 
 def test_a_file_is_read_along_with_its_player(page, recording):

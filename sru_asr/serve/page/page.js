@@ -63,7 +63,7 @@ async function listen() {
   const mine = turn;
   if (!navigator.mediaDevices) throw new Error("this page may use the microphone on localhost or by https only");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
-  const opened = { stream, source: null, context: null, socket: null, turn: mine };
+  const opened = { stream, source: null, context: null, recorder: null, socket: null, turn: mine };
   try {
     opened.source = sourceOf(stream);
     const context = (opened.context = opened.source.context);
@@ -97,10 +97,14 @@ function heard(opened, message) {
   if (message.type === "ready") {
     const recorder = new AudioWorkletNode(opened.context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
     recorder.port.onmessage = ({ data }) => {
-      $("level").value = Math.sqrt(data.peak);
-      if (opened.socket.readyState === WebSocket.OPEN && !opened.stopping) opened.socket.send(data.samples);
+      if (session === opened) $("level").value = Math.sqrt(data.peak);
+      if (opened.socket.readyState !== WebSocket.OPEN) return;
+      if (data.samples.byteLength) opened.socket.send(data.samples);
+      if (data.last) opened.socket.send(JSON.stringify({ type: "end" }));
     };
+    opened.recorder = recorder;
     opened.source.connect(recorder);
+    for (const track of opened.stream.getTracks()) track.onended = () => stop(opened); // somebody pulled it out
     say("listening");
   } else if (message.type === "error") {
     say(message.message, true);
@@ -113,16 +117,22 @@ function heard(opened, message) {
 }
 
 function stop(opened) {
+  if (opened.stopping) return;
   opened.stopping = true;
-  if (opened.socket?.readyState === WebSocket.OPEN) opened.socket.send(JSON.stringify({ type: "end" }));
-  else end(opened);
+  if (opened.socket?.readyState !== WebSocket.OPEN) end(opened);
+  else if (opened.recorder && opened.context.state === "running") opened.recorder.port.postMessage("stop"); // the rest first
+  else opened.socket.send(JSON.stringify({ type: "end" }));
 }
 
 function end(opened) {
   for (const track of opened.stream.getTracks()) track.stop();
   if (opened.context && opened.context.state !== "closed") opened.context.close();
   if (opened.socket?.readyState < WebSocket.CLOSING) opened.socket.close();
-  if (session === opened) session = null;
+  if (!session || session === opened) idle(); // else somebody speaks anew
+}
+
+function idle() {
+  session = null;
   $("speak").textContent = "Speak";
   $("speak").setAttribute("aria-pressed", "false");
   $("level").value = 0;
@@ -148,7 +158,10 @@ $("speak").onclick = async () => {
 // Files
 
 async function recognise(file) {
-  if (session) stop(session);
+  if (session) {
+    stop(session);
+    idle();
+  }
   clear();
   const mine = turn;
   say(`${file.name} …`);
