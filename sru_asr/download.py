@@ -63,15 +63,16 @@ def download(
     """
     # lhotse.utils.resumable_download would append the whole file to the part where a server ignores Range, takes a
     # connection that was cut for the end of the file, and knows no checksum, time-out or second attempt.
-    with _alone(path):
-        if path.is_file():
-            _verify(path, url, sha256, md5, size)
-            return path
-        part = path.with_name(path.name + ".part")
-        logger.info("Fetching %s", url)
-        _fetch(url, part, size)
-        _verify(part, url, sha256, md5, size)
-        return part.replace(path)
+    if not path.is_file():  # whoever only reads may not be allowed to write a lock
+        with _alone(path):
+            if not path.is_file():
+                part = path.with_name(path.name + ".part")
+                logger.info("Fetching %s", url)
+                _fetch(url, part, size)
+                _verify(part, url, sha256, md5, size)
+                return part.replace(path)
+    _verify(path, url, sha256, md5, size)
+    return path
 
 
 def fetch(copies: Sequence[tuple[str, str | None]], directory: Path) -> Path:
@@ -118,9 +119,10 @@ def extract(archive: Path, directory: Path) -> None:
     Raises:
         DownloadError: The archive is damaged, is no archive, or is unsafe.
     """
-    with _alone(directory):
-        if not directory.is_dir():
-            _extract(archive, directory)
+    if not directory.is_dir():
+        with _alone(directory):
+            if not directory.is_dir():
+                _extract(archive, directory)
 
 
 def _extract(archive: Path, directory: Path) -> None:

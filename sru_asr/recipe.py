@@ -194,6 +194,8 @@ def _alone_in(output: Path) -> Iterator[None]:
             "another --output-dir"
         ) from None
     with held:
+        for part in output.glob(".*.part"):  # what one left that was killed while it wrote
+            part.unlink(missing_ok=True)
         yield
 
 

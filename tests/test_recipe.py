@@ -290,6 +290,13 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tm
         assert torch.equal(tensor, _weights(tmp_path)[name]), name
 
 
+def test_what_a_killed_run_left_half_written_goes(corpus: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".last.ckpt.123.part"
+    left.write_bytes(b"half")
+    assert _train(corpus, tmp_path).returncode == 0
+    assert not left.exists()
+
+
 def test_who_restarts_is_told_how_it_goes_on(corpus: Path, tmp_path: Path) -> None:
     """The same command would discard what it had said to go on from."""
     stopped = _train(corpus, tmp_path, "--restart", DIE_AT=str(BATCHES + 3), DIE_BY="SIGTERM")
