@@ -621,6 +621,11 @@ def test_what_is_no_origin_is_refused(capsys, folder, origin):
     assert (status, "--origin: expected scheme and host" in error) == (2, True)
 
 
+@pytest.mark.parametrize("given", ["runs/an4", "runs/an4/model.safetensors", "runs/other/../an4/"])
+def test_a_served_model_goes_by_its_folder(given):
+    assert serve._name_of(Path(given)) == "an4"
+
+
 @pytest.mark.parametrize(
     ("said", "named"),
     [
