@@ -284,3 +284,9 @@ def _described(metadata: dict[str, str]) -> tuple[ModelConfig, Tokenizer, int, d
         delay,
         training if isinstance(training, dict) else {},
     )
+
+
+def folder_of(model: Path) -> str:
+    """The name of a model: that of its folder, if it is given as the file in it, too."""
+    model = model.resolve()
+    return model.parent.name if model.name == CHECKPOINT_NAME else model.name

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from sru_asr.augment import AugmentConfig
 from sru_asr.checkpoint import LAST_CHECKPOINT
 from sru_asr.features import SpecAugment
-from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer
+from sru_asr.model import ModelConfig, Recognizer, folder_of
 from sru_asr.task import LossConfig, OptimizerConfig
 from sru_asr.warp import Warp
 
@@ -162,7 +162,7 @@ def settle(args: Namespace, manifests: dict[str, list[Path]], output: Path, give
                 # With the settings of its own training, which have those of the one before, and so on.
                 "init_from": None
                 if given is None
-                else {"name": _folder(args.init_from), "settings": given.training_data.get("settings")},
+                else {"name": folder_of(args.init_from), "settings": given.training_data.get("settings")},
                 "new_tokenizer": args.new_tokenizer,
                 "model": args.model.as_dict(),
                 "optimizer": args.optimizer.as_dict(),
@@ -240,9 +240,3 @@ def name_of(manifest: Path) -> str:
     """Folder and file: what a checkpoint may say of a manifest without saying where somebody keeps it."""
     manifest = manifest.resolve()
     return f"{manifest.parent.name}/{manifest.name}"
-
-
-def _folder(model: Path) -> str:
-    """The name of a model: that of its folder, if it is given as the file in it, too."""
-    model = model.resolve()
-    return model.parent.name if model.name == CHECKPOINT_NAME else model.name

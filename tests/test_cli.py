@@ -19,7 +19,7 @@ from sru_asr.commands import serve
 from sru_asr.decode import greedy
 from sru_asr.evaluation import evaluate
 from sru_asr.manifest import read_manifest
-from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, load_model
+from sru_asr.model import CHECKPOINT_NAME, ModelConfig, Recognizer, folder_of, load_model
 from sru_asr.subtitles import srt
 from sru_asr.text import CharTokenizer
 from sru_asr.windows import window_of
@@ -623,7 +623,7 @@ def test_what_is_no_origin_is_refused(capsys, folder, origin):
 
 @pytest.mark.parametrize("given", ["runs/an4", "runs/an4/model.safetensors", "runs/other/../an4/"])
 def test_a_served_model_goes_by_its_folder(given):
-    assert serve._name_of(Path(given)) == "an4"
+    assert folder_of(Path(given)) == "an4"
 
 
 @pytest.mark.parametrize(

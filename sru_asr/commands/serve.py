@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         from sru_asr.serve.run import run as serve
     except ModuleNotFoundError as error:
         raise CommandError(f"serving needs {error.name}: pip install 'sru-asr[serve]'") from error
-    from sru_asr.model import SHIPPED
+    from sru_asr.model import SHIPPED, folder_of
     from sru_asr.voice import Voice, VoiceError
 
     try:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         most_bytes=args.megabytes << 20,
         lookahead_share=args.lookahead_share,
     )
-    name = _name_of(SHIPPED if args.model is None else Path(args.model))
+    name = folder_of(SHIPPED if args.model is None else Path(args.model))
     try:
         listening = listen(args.host, args.port)
     except (OSError, TypeError, UnicodeError) as error:  # of a name that no encoding knows
@@ -111,14 +111,6 @@ def _is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ip_address(host).is_loopback
     return host == "localhost"
-
-
-def _name_of(model: Path) -> str:
-    """What a model goes by: its folder, be it given as the file in it."""
-    from sru_asr.model import CHECKPOINT_NAME
-
-    model = model.resolve()
-    return model.parent.name if model.name == CHECKPOINT_NAME else model.name
 
 
 def _origin(text: str) -> str:

@@ -110,7 +110,7 @@ async def _start(socket: WebSocket, limits: Limits) -> Start:
     try:
         start = Start.model_validate(message)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors()[0]
         raise Refused(f"start: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if not allowed(limits, start.api_key or bearer(socket.headers)):
         raise Refused("expected this server's api_key in the start message, or as 'Authorization: Bearer KEY'")
