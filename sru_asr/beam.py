@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from copy import copy
+from itertools import takewhile
+from typing import NamedTuple, TypeVar
 from weakref import ref
 
 from torch import Tensor
@@ -45,6 +47,9 @@ class _Emission:
         self.before = before
         self.frame = frame
         self.confidence = confidence
+
+
+_Link = TypeVar("_Link", _Prefix, _Emission)
 
 
 class _Alive(NamedTuple):
@@ -104,6 +109,17 @@ class BeamSearch:
         self._range = token_range
         context = scorer.start()
         self._beam = {_Prefix(None, BLANK, context, scorer.value(context)): _Alive(0.0, -math.inf, None)}
+
+    def __deepcopy__(self, memo: object) -> BeamSearch:
+        """One that goes on by itself; copied as other objects are, prefixes would know those of the other."""
+        other = copy(self)
+        prefixes: dict[_Prefix, _Prefix] = {}
+        emissions: dict[_Emission, _Emission] = {}
+        other._beam = {
+            _copied_prefix(prefix, prefixes): alive._replace(emission=_copied_emission(alive.emission, emissions))
+            for prefix, alive in self._beam.items()
+        }
+        return other
 
     def restart(self) -> None:
         """See `Decoder`."""
@@ -237,6 +253,32 @@ class BeamSearch:
         found.sort(key=lambda one: -one.score)
         # Where the lexicon has none of them, since all end within a word, what there is is better than nothing.
         return found[:n] or [Hypothesis(self.path, self.path.score)]
+
+
+def _copied_prefix(prefix: _Prefix, copies: dict[_Prefix, _Prefix]) -> _Prefix:
+    """A copy, with all before it that are not among `copies` yet."""
+    chain = list(takewhile(lambda one: one not in copies, _chain(prefix)))
+    for one in reversed(chain):
+        before = None if one.before is None else copies[one.before]
+        copies[one] = _Prefix(before, one.token, one.context, one.value)
+        if before is not None:
+            before.after[one.token] = ref(copies[one])
+    return copies[prefix]
+
+
+def _copied_emission(emission: _Emission | None, copies: dict[_Emission, _Emission]) -> _Emission | None:
+    """As `_copied_prefix`."""
+    chain = list(takewhile(lambda one: one not in copies, _chain(emission)))
+    for one in reversed(chain):
+        copies[one] = _Emission(None if one.before is None else copies[one.before], one.frame, one.confidence)
+    return None if emission is None else copies[emission]
+
+
+def _chain(one: _Link | None) -> Iterator[_Link]:
+    """What was given, and all before it."""
+    while one is not None:
+        yield one
+        one = one.before
 
 
 def _add(a: float, b: float) -> float:

@@ -262,14 +262,16 @@ def _cut(utterance: Utterance) -> "Cut":
 
     audio = str(utterance.audio.absolute())
     try:
-        cut = whole_file(utterance.id, audio, header(audio), utterance.text, utterance.speaker)
+        cut = whole_file(utterance.id, audio, header(audio), utterance.text, utterance.speaker, "English")
     except AudioError as error:
         raise ValueError(f"utterance {utterance.id}: {error}") from error
     cut.supervisions[0].custom = dict(utterance.fields) or None
     return cut
 
 
-def whole_file(cut_id: str, path: str, header: "Header", text: str, speaker: str | None) -> "Cut":
+def whole_file(
+    cut_id: str, path: str, header: "Header", text: str, speaker: str | None, language: str | None = None
+) -> "Cut":
     """The cut that is all of a file, with all of its channels.
 
     Args:
@@ -278,6 +280,7 @@ def whole_file(cut_id: str, path: str, header: "Header", text: str, speaker: str
         header: Of the file.
         text: What is said in it.
         speaker: Who says it, if that is known.
+        language: What it is said in, if that is known.
     """
     from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
@@ -286,6 +289,6 @@ def whole_file(cut_id: str, path: str, header: "Header", text: str, speaker: str
     recording = Recording(cut_id, [AudioSource("file", channels, path)], rate, n_samples, seconds)
     cut_type, channel = (MonoCut, 0) if n_channels == 1 else (MultiCut, channels)
     supervision = SupervisionSegment(
-        cut_id, cut_id, 0.0, seconds, channel=channel, text=text, language="English", speaker=speaker
+        cut_id, cut_id, 0.0, seconds, channel=channel, text=text, language=language, speaker=speaker
     )
     return cut_type(cut_id, 0.0, seconds, channel, recording=recording, supervisions=[supervision])

@@ -32,7 +32,7 @@ from sru_asr.uncertainty import Calibration, Interval, calibration, interval
 from sru_asr.words import Word, words_of
 
 # The form in which texts are compared; another one would get another name.
-SCORING = "sru_asr.text.normalize, version 2"
+SCORING = "sru_asr.text.normalize, version 3"
 Numbered = tuple[int, Cut]  # a cut and its place in the manifest
 
 

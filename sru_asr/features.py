@@ -90,16 +90,23 @@ class LogMel(nn.Module):
 
         Raises:
             ValueError: the module has been converted to other numbers than float32, in which powers have no room; or
-                a length is greater than that of the waveforms (on a GPU nobody looks).
+                there are not as many lengths as waveforms, or one is negative or greater than theirs (on a GPU nobody
+                looks at their values).
         """
         if self.mean.dtype != torch.float32:
             raise ValueError(
                 f"expected a model in float32, found {self.mean.dtype}: use .float(), and compute in bfloat16 "
                 'by `with sru_asr.precision.arithmetic(model, "bfloat16"):`'
             )
+        if lengths.shape != waveform.shape[:1]:
+            raise ValueError(
+                f"expected a length for each of {waveform.shape[0]} waveforms, found shape {tuple(lengths.shape)}"
+            )
         looked_at = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looked_at and (lengths > waveform.shape[1]).any():
-            raise ValueError(f"expected lengths of at most {waveform.shape[1]} samples, found {lengths.tolist()}")
+        if looked_at and not ((lengths >= 0) & (lengths <= waveform.shape[1])).all():
+            raise ValueError(f"expected lengths from 0 to the {waveform.shape[1]} samples, found {lengths.tolist()}")
+        # The transform is longer than its window, so that what is no number behind an end would come before it.
+        waveform = mask_padding(waveform, lengths)
         lengths = frame_count(lengths)
         if waveform.shape[0] == 0 or waveform.shape[1] < HOP_SAMPLES:
             return self.mean.new_zeros(waveform.shape[0], waveform.shape[1] // HOP_SAMPLES, self.n_mels), lengths

@@ -141,7 +141,11 @@ def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) ->
             _check(normalize(phrase), value)
         except HotwordError as error:
             raise HotwordError(f"{path}, line {number}, {line[:80]!r}: {error}") from None
-        boosts[" ".join(phrase.split())] = value
+        if boosts.setdefault(normalize(phrase), value) != value:
+            raise HotwordError(
+                f"{path}, line {number}, {line[:80]!r}: expected one boost for a phrase, found that it has been given "
+                f"{boosts[normalize(phrase)]:g} before"
+            )
     if not boosts:
         raise HotwordError(f"{path}: expected a phrase on each line, found none")
     try:

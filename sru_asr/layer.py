@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence
+from sru_asr.ops import fused_layer, kernel_name, pack_weight, quantize_weight, recurrence, refuse_tangents
 from sru_asr.product import autocast, multiply, multiply_transposed
 
 # Without vectors of a processor that we know, torch's product is the faster one.
@@ -132,6 +132,7 @@ class SRULayer(nn.Module):
         rest = (self.weight_c, self.bias, state, lengths, self.alpha)
         dtype = self._one_pass(y)
         if dtype is not None:
+            refuse_tangents(self.weight)  # what is packed of it has none
             y, highway = y.to(dtype), None if highway is None else highway.to(dtype)
             h, state = fused_layer(y, highway, self._packed_weight(dtype), *rest, self.parts, chunk, lookahead)
         else:

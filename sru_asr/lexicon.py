@@ -27,6 +27,8 @@ class Lexicon:
     """
 
     def __init__(self, words: Iterable[str]) -> None:
+        if isinstance(words, str):
+            raise LexiconError(f"expected words one by one, found a text: [{words[:40]!r}], or text.split()")
         # Sorted, the words that begin in one way are neighbours: no table of beginnings has to be kept.
         self.words = sorted({part for word in words for part in normalize(word).split()})
         if not self.words:

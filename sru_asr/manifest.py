@@ -3,11 +3,14 @@
 import gzip
 import hashlib
 import json
+import reprlib
 import sys
 import zlib
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ MAX_FAULTS_SHOWN = 20
 MAX_FILES_SHOWN = 1000
 # Far more than any cut has; what is read as one line would be held in memory.
 MOST_BYTES_OF_A_LINE = 16_000_000
+# What segments of a recording may have in common that are trained on and measured on: where they touch.
+MOST_SHARED_SECONDS = 0.1
 # What a manifest may be wrong about a time: other tools round to hundredths of a second.
 TOLERANCE_SECONDS = 0.01
 # The custom field of a cut that holds the file and the line of its manifest.
@@ -143,26 +148,51 @@ def validate(
 
 def refuse_shared(train: CutSet, dev: CutSet) -> None:
     """Raise a ManifestError if utterances of the development set are trained on, whatever they are called there."""
-    of_ids, of_audio = ({key(cut): cut for cut in dev} for key in (_id, _audio))
-    for what, key, of_dev in (("id", _id, of_ids), ("audio", _audio, of_audio)):
-        if shared := [cut for cut in train if key(cut) in of_dev]:
+    ids, heard = {cut.id: cut for cut in dev}, _Heard(dev)
+    for what, find in (("id", lambda cut: ids.get(cut.id)), ("audio", heard.find)):
+        shared = [(cut, found) for cut in train if (found := find(cut)) is not None]
+        if shared:
+            (first, of_dev), *_ = shared
             raise ManifestError(
                 f"expected no {what} in both training and development set, found {len(shared)} "
-                f"({describe(shared[0])} and {describe(of_dev[key(shared[0])])}, ...): trained on, it would measure "
+                f"({describe(first)} and {describe(of_dev)}, ...): trained on, it would measure "
                 f"nothing; leave those utterances out{', or give others ids of their own' if what == 'id' else ''}"
             )
 
 
-def _id(cut: Cut) -> str:
-    return cut.id
+class _Heard:
+    """Which parts of which channels of which files a set of cuts is of."""
+
+    def __init__(self, cuts: CutSet) -> None:
+        parts: defaultdict[tuple[str, int], list[tuple[float, float, Cut]]] = defaultdict(list)
+        for cut in cuts:
+            for channel, start, end in _parts(cut):
+                parts[channel].append((start, end, cut))
+        # Of each channel the parts in their order, and where the latest of those up to each ends.
+        self._parts = {channel: sorted(found, key=lambda one: one[:2]) for channel, found in parts.items()}
+        self._ends = {
+            channel: list(accumulate((end for _, end, _ in found), max)) for channel, found in self._parts.items()
+        }
+
+    def find(self, cut: Cut) -> Cut | None:
+        """One of the cuts that has audio in common with this one, more than where two segments touch."""
+        for channel, start, end in _parts(cut):
+            parts, ends = self._parts.get(channel, []), self._ends.get(channel, [])
+            for first, last, other in islice(parts, bisect_right(ends, start), None):
+                if first >= end:
+                    break
+                shared = min(end, last) - max(start, first)
+                if shared > min(MOST_SHARED_SECONDS, (end - start) / 2, (last - first) / 2):
+                    return other
+        return None
 
 
-def _audio(cut: Cut) -> tuple[tuple[str | float, ...], ...]:
-    """Which channels of which parts of which files a cut is of; to hundredths of a second."""
-    return tuple(
-        (str(Path(source.source).resolve()), round(part.start, 2), round(part.end, 2), *sorted(_channels(part)))
-        for part, source in _files(cut)
-    )
+def _parts(cut: Cut) -> Iterator[tuple[tuple[str, int], float, float]]:
+    """What a cut is of: file and channel, from when to when."""
+    for part, source in _files(cut):
+        path = str(Path(source.source).resolve())
+        for channel in _channels(part).intersection(source.channels):
+            yield (path, channel), part.start, part.end
 
 
 def too_fast(cut: Cut, tokenizer: Tokenizer, n_frames: int) -> bool:
@@ -310,7 +340,7 @@ def _file_cut(entry: dict[str, Any], place: str, folder: Path) -> Cut:
         if required and name not in entry:
             raise ManifestError(_missing(name, entry))
         if not isinstance(value := entry.get(name), str if required else str | None):
-            raise ManifestError(f"field `{name}`: expected a string, found {value!r}")
+            raise ManifestError(f"field `{name}`: expected a string, found {reprlib.repr(value)}")
     if fault := _encoding_fault(entry["text"]):
         raise ManifestError(f"field `text`: {fault}")
     cut_id, path = entry.get("id") or entry["audio"], str(folder / entry["audio"])
@@ -345,7 +375,7 @@ def _seconds(entry: dict[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
-        raise ManifestError(f"field `{name}`: expected a number of seconds, found {value!r}")
+        raise ManifestError(f"field `{name}`: expected a number of seconds, found {reprlib.repr(value)}")
     return float(value)
 
 
@@ -454,7 +484,9 @@ def _supervision_faults(cut: Cut) -> Iterator[str]:
 def _text_faults(text: str, tokenizer: Tokenizer) -> Iterator[str]:
     normalized = normalize(text)
     if not normalized:
-        yield f"has no words in its text {text!r}"
+        yield f"has no words in its text {reprlib.repr(text)}"
     elif missing := tokenizer.missing(normalized):
-        hint = "; numbers are spelled out, as they are said" if any(map(str.isdigit, missing)) else ""
+        digits, letters = any(map(str.isdigit, missing)), any(map(str.isalpha, missing))
+        hint = "; numbers are spelled out, as they are said" if digits else ""
+        hint += "; a model that was trained on other letters takes new ones by --new-tokenizer" if letters else ""
         yield f"has characters that the tokenizer lacks: {', '.join(map(repr, sorted(missing)))}{hint}"

@@ -249,7 +249,7 @@ def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:
             raise CheckpointError(
                 f"{path}: expected finite numbers for {name}, found {tensor.dtype} that is or has none; it is damaged"
             )
-    model = Recognizer(config, tokenizer)
+    model = Recognizer(config, tokenizer).float()  # whatever torch's default is
     model.load_state_dict(tensors, strict=False)
     model.delay = delay
     model.training_data = training

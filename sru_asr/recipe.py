@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -112,9 +113,9 @@ def _train(
         model = new_model(config, data, train_cuts, model)
     for cuts in (train_cuts, dev_cuts):
         validate(cuts, model.tokenizer, max_seconds=data.max_seconds, min_seconds=data.min_seconds)
+    train_cuts = _learnable(train_cuts, model)
     if unmeasured:
         measure_features(model, train_cuts, data.max_batch_seconds)
-    train_cuts = _learnable(train_cuts, model)
     last = output / LAST_CHECKPOINT
     teacher = load_model(args.init_from) if loss.delay is not None else None
     model.delay += loss.delay or 0
@@ -215,7 +216,7 @@ def _report(
     write_whole(output / "dev.json", json.dumps(evaluation.to_dict(), indent=1))
     print(f"development set, greedy, no language model:\n{evaluation.summary()}")
     print(f"model: {output / CHECKPOINT_NAME}")
-    print(f"transcribe with it: sru-asr transcribe --model {output} AUDIO...", flush=True)
+    print(f"transcribe with it: sru-asr transcribe --model {shlex.quote(str(output))} AUDIO...", flush=True)
     return evaluation
 
 

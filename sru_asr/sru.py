@@ -20,8 +20,8 @@ class SRU(nn.Module):
     Everything is a keyword that `nn.LSTM` does not have beyond `bidirectional`. Besides (batch, frames, width) tensors
     it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does. `torch.compile`
     takes all of it whole but PackedSequences, which torch itself cannot trace: give it padded tensors and `lengths`.
-    `torch.func.grad` and `vmap` of a gradient it does not know, as torch has none for operators that are registered
-    with it; `backward` and `torch.autograd.grad` it does.
+    `torch.func.grad`, `vmap` of a gradient and forward mode (`jvp`) it does not know, as torch has none for operators
+    that are registered with it; `backward` and `torch.autograd.grad` it does, of a `vmap`, too.
 
     Args:
         input_size: width of the input.
@@ -235,6 +235,7 @@ class SRU(nn.Module):
             lengths = torch.full((batch,), frames, device=x.device)
         else:
             lengths = lengths.clamp(max=frames)  # where nobody has looked; the last window is filled up beyond them
+        lookahead = min(lookahead, frames)  # what lies behind the end costs no less than what is there
         output, state = self._layers(unfold(x, chunk, lookahead), state, lengths, chunk, lookahead)
         return fold(output, chunk, lookahead, frames), state
 
@@ -280,7 +281,8 @@ def _as_lengths(lengths: Any, batch: int, frames: int, device: torch.device) -> 
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths, dtype=None if len(lengths) else torch.long)
+        lengths = torch.as_tensor(lengths)
+        lengths = lengths if lengths.numel() else lengths.long()
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"expected lengths of integers, (batch,), found {lengths.dtype}")
     if lengths.shape != (batch,):

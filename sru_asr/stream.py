@@ -69,10 +69,11 @@ class Stream:
         self._device = model.device
         self._first = 0  # the hop that `_audio` begins with: the first that a later frame needs
         self._frames = 0  # subsampled frames made so far
-        self._audio = torch.zeros(0, device=self._device)
-        self._pending = torch.zeros(0, model.encoder.width, device=self._device)  # those that no chunk has emitted yet
+        zeros = model.features.mean.new_zeros  # on its device, float32 whatever torch's default is
+        self._audio = zeros(0)
+        self._pending = zeros(0, model.encoder.width)  # those that no chunk has emitted yet
         sru = model.encoder.sru
-        self._state = torch.zeros(sru.num_layers, sru.hidden_size, device=self._device)
+        self._state = zeros(sru.num_layers, sru.hidden_size)
 
     def push(self, waveform: Tensor) -> Tensor:
         """Take in (samples,) float32 at 16 kHz, any number; return what can be said now, (frames, vocab).
@@ -222,7 +223,7 @@ def advance(streams: Sequence[Stream]) -> list[Tensor]:
             for stream, log_probs in zip(of_one_size, _next_window(of_one_size), strict=True):
                 said[id(stream)].append(log_probs)
     return [
-        torch.cat(said[id(stream)] or [torch.zeros(0, stream.model.tokenizer.vocab_size, device=stream._device)])
+        torch.cat(said[id(stream)] or [stream.model.features.mean.new_zeros(0, stream.model.tokenizer.vocab_size)])
         for stream in streams
     ]
 

@@ -16,12 +16,23 @@ BLANK = 0
 
 DEFAULT_SYMBOLS = (" ", "'", *string.ascii_uppercase)
 
-_APOSTROPHES = "\u2018\u2019\u201b\u02bb\u02bc\u2032`\u00b4"
-_SPACES = "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
-_DROPPED = '.,!?;:"()[]\u2026\u201c\u201d\u201e\u00ab\u00bb\u00ad'
+# The last four of the apostrophes are Greek, the last of the spaces is Hebrew; what is dropped ends with Spanish,
+# Greek, Arabic and Indian punctuation, and with what chooses between the forms of a sign.
+_APOSTROPHES = "\u2018\u2019\u201b\u02b9\u02bb\u02bc\u2032`\u00b4\u0384\u1fbd\u1fbf\u1ffd"
+_SPACES = "-_\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u05be"
+_DROPPED = '.,!?;:"()[]\u2026\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a\u00ad'
+_DROPPED += "\u00a1\u00bf\u00b7\u060c\u061b\u061f\u0964\u0965\u034f" + "".join(map(chr, range(0xFE00, 0xFE10)))
+# Capitals that upper case would leave unlike those of the small letters: sharp s, and the Turkish I with a dot.
+_CAPITALS = {"\u1e9e": "SS", "\u0130": "I"}
 # Invisible characters that some scripts need between letters; others are marks of files and pages.
 _JOINERS = "\u200c\u200d"
-_TABLE = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_SPACES, " "), **dict.fromkeys(_DROPPED)})
+_TABLE = str.maketrans(
+    {**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_SPACES, " "), **dict.fromkeys(_DROPPED), **_CAPITALS}
+)
+# A single quotation that begins low ends with what is an apostrophe elsewhere.
+_LOW_QUOTED = re.compile("\u201a([^\u201a\u2018]*)\u2018")
+# Accents that NFKC leaves by themselves, of signs such as the diaeresis that is on no letter.
+_ON_NOTHING = re.compile(r"(?<!\S)[\u0300-\u036f]+")
 
 # What a tokenizer that comes out of a file may have at most. The largest vocabularies in use have some 100 000 symbols.
 _MAX_SYMBOLS = 1 << 18
@@ -38,14 +49,17 @@ def normalize(text: str) -> str:
     """The one form in which transcripts are trained on, written and scored.
 
     Unicode NFKC; typographic apostrophes become ', dashes and underscores a space; . , ! ? ; : ( ) [ ], the ellipsis,
-    double quotes go, and what is invisible, such as soft hyphens, byte-order marks and marks of direction; upper case;
+    low and double quotes, Spanish, Greek, Arabic and Indian punctuation go, and what is invisible, such as soft
+    hyphens, byte-order marks and marks of direction; upper case, in which \u00df is SS and the Turkish i has no dot;
     single spaces, none at the ends. Digits, symbols and letters of any script stay, for a tokenizer to report.
     """
     if not text.isascii():
         text = "".join(c for c in text if unicodedata.category(c) != "Cf" or c in _JOINERS)
+        text = _LOW_QUOTED.sub(r"\1", text)
     # The acute accent must be replaced before NFKC takes it apart, what NFKC produces after it; case can decompose.
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
-    return " ".join(unicodedata.normalize("NFKC", text.upper()).split())
+    text = _ON_NOTHING.sub("", unicodedata.normalize("NFKC", text.upper()))
+    return " ".join(text.split())
 
 
 def alphabet(texts: Iterable[str]) -> tuple[str, ...]:
@@ -156,14 +170,23 @@ class SentencePieceTokenizer:
         """Trains a model in memory; every character of the texts becomes a piece, none is rewritten.
 
         Args:
-            texts: Normalised transcripts.
+            texts: Normalised transcripts, of letters (`alphabet`).
             vocab_size: The number of tokens, the blank and sentencepiece's unknown piece included.
             model_type: sentencepiece's algorithm.
 
         Raises:
-            TokenizerError: The texts are empty, or `vocab_size` is more than they have pieces for, or too few for their
-                characters; the message names the limit.
+            TokenizerError: The texts are empty or hold digits or signs, which can be read in more than one way, or
+                `vocab_size` is more than they have pieces for, or too few for their characters; the message names the
+                limit.
         """
+        texts = list(texts)
+        letters = CharTokenizer(alphabet(texts))
+        for text in texts:
+            if missing := letters.missing(text):
+                raise TokenizerError(
+                    f"expected letters only, found {_listed(sorted(missing))} in {reprlib.repr(text)}; numbers are "
+                    "spelled out, as they are said, and signs left out"
+                )
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

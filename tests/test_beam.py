@@ -1,5 +1,6 @@
 """The beam search against all alignments of all texts, scored by formulas of their own."""
 
+import copy
 import itertools
 import math
 import re
@@ -288,3 +289,23 @@ def test_where_all_end_within_a_word_the_likeliest_is_better_than_nothing():
 def test_sizes_that_mean_nothing_are_refused(limits):
     with pytest.raises(ValueError, match="expected sizes"):
         BeamSearch(Scorer(), PIECES, **limits)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_a_copy_and_what_it_is_of_go_on_as_if_there_were_one(seed):
+    """Prefixes of a copy knew those that they were copied of: probability was split between two of the same tokens."""
+    log_probs = random_log_probs(30, seed)
+    beam, expected = (BeamSearch(Scorer(), PIECES, 8) for _ in range(2))
+    expected.push(log_probs)
+    beam.push(log_probs[:10])
+    other = copy.deepcopy(beam)
+    for one in (other, beam):
+        one.push(log_probs[10:])
+        assert one.end(8) == expected.end(8)
+
+
+def test_long_texts_are_copied():
+    beam = BeamSearch(Scorer(), PIECES, width=2)
+    beam.push(random_log_probs(5_000, 0))
+    assert copy.deepcopy(beam).path == beam.path

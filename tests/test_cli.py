@@ -172,6 +172,17 @@ def test_a_file_name_that_no_encoding_knows_is_no_reason_to_stop(capsys, tmp_pat
     assert json.loads(output[0])["audio"] == str(tmp_path / name)
 
 
+def test_json_is_of_what_standard_output_can_be_written_in(folder):
+    """In ASCII a letter became an escape that JSON does not know."""
+    soundfile.write(folder / "größe.wav", np.zeros(8_000), 16_000)
+    command = [sys.executable, "-m", "sru_asr.cli", "transcribe", "--model", str(folder), "--format", "json"]
+    for encoding in ("ascii", "utf-8"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        found = subprocess.run([*command, str(folder / "größe.wav")], env=environment, capture_output=True, check=True)
+        assert json.loads(found.stdout.decode(encoding))["audio"] == str(folder / "größe.wav")
+        assert ("größe".encode() in found.stdout) == (encoding == "utf-8")
+
+
 # What is missing
 
 
@@ -240,6 +251,9 @@ def test_evaluate_says_what_no_model_of_these_letters_can_get_right(capsys, fold
     status, _, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest)
     assert (status, len(error.splitlines())) == (0, 1)
     assert "1 of 2 references have what the model cannot write ('5', 'Ö'); numbers are to be spelled out" in error
+    manifest = write_manifest(folder, {"audio": "b.wav", "text": "Größe"})
+    _, _, error = run(capsys, "evaluate", "--model", ".", "--manifest", manifest)
+    assert error.endswith("cannot write ('Ö')\n")
 
 
 def test_evaluate_writes_everything_as_json(capsys, folder, said, tmp_path):
@@ -511,6 +525,9 @@ def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_pa
     status, output, _ = run(capsys, "lm", "train", "--order", 2, tmp_path / "texts.txt", manifest, "--output", arpa)
     assert (status, output[0].startswith(f"{arpa}: 2-grams of ")) == (0, True)
     assert "ONCE UPON" in arpa.read_text()
+    (tmp_path / "nemo.json").write_text('\n{"audio_filepath": "a.wav", "text": "guten morgen"}\n')
+    status, _, error = run(capsys, "lm", "train", tmp_path / "nemo.json", "--output", tmp_path / "g")
+    assert (status, "nemo.json: expected texts, found JSON" in error) == (2, True)
     (folder / "gone.jsonl").write_text('{"audio": "gone.wav", "text": "Nobody heard"}\n{"text": "\\ud83d"}\n{}\n')
     status, output, error = run(capsys, "lm", "train", "--order", 2, folder / "gone.jsonl", "--output", tmp_path / "g")
     assert (status, error.count("gone.jsonl:")) == (0, 2)

@@ -391,6 +391,20 @@ def test_channels_of_one_recording_are_different_audio(tmp_path: Path) -> None:
         refuse_shared(CutSet.from_cuts([caller]), CutSet.from_cuts([again]))
 
 
+def test_segments_of_one_recording_may_touch_but_not_overlap(tmp_path: Path) -> None:
+    """Only equal ones were found: what had been cut a little otherwise was trained on, and measured on."""
+    path = write_audio(tmp_path / "long.wav", 4.0)
+
+    def part(name: str, start: float, end: float) -> MonoCut:
+        return replace(make_cut(name, 4.0, path), start=start, duration=end - start)
+
+    dev = CutSet.from_cuts([part("x", 0, 0.5), part("y", 1, 3), part("z", 1.2, 1.3)])
+    refuse_shared(CutSet.from_cuts([part("a", 0.45, 1.05), part("b", 2.95, 4.0)]), dev)
+    for name, start, end, other in (("c", 2.8, 4, "y"), ("d", 0.02, 0.5, "x"), ("e", 0, 4, "x"), ("f", 1.5, 1.54, "y")):
+        with pytest.raises(ManifestError, match=rf"no audio in both .*{name} .* and {other} "):
+            refuse_shared(CutSet.from_cuts([part(name, start, end)]), dev)
+
+
 def test_a_file_whose_name_is_in_no_encoding_can_be_trained_on(tmp_path: Path) -> None:
     """Its id could not be written, which a message said that named no file."""
     write_audio(tmp_path / "a.wav", 1.0).rename(tmp_path / "caf\udce9.wav")

@@ -319,3 +319,19 @@ def test_a_file_and_live_speech_are_decoded_alike_by_a_search():
         pieces.append([c for piece in waveform.split(size) for c in live.push(piece)] + live.finish())
     assert pieces[0][-1] == pieces[1][-1]
     assert transcript.text != recogniser.transcribe(waveform).text
+
+
+def test_a_phrase_has_one_boost(tmp_path):
+    """Of two that are the same once normalised the last one's counted."""
+    path = tmp_path / "hot.txt"
+    path.write_text("Stra\u00dfe\t3\nONE\nSTRASSE\t3\n")
+    assert read_hotwords(path).boosts == {"STRASSE": 3.0, "ONE": DEFAULT_BOOST}
+    path.write_text("Stra\u00dfe\t3\nSTRASSE\t-2\n")
+    with pytest.raises(HotwordError, match=r"line 2, .*: expected one boost for a phrase, .* given 3 before"):
+        read_hotwords(path)
+
+
+def test_a_text_is_no_lexicon():
+    """Of its letters, each a word, none of its words could be recognised."""
+    with pytest.raises(LexiconError, match=r"expected words one by one, found a text: \['SIX SEVEN'\]"):
+        Lexicon("SIX SEVEN")

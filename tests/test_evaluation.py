@@ -256,7 +256,7 @@ def test_the_json_has_rates_as_fractions_and_counts(cuts, stub):
         "missed": False,
     }
     assert len(found["results"][1]["confidences"]) == 2
-    assert found["scoring"].endswith("version 2")
+    assert found["scoring"].endswith("version 3")
     low, high = found["wer_interval"]
     assert 0 <= low <= 5 / 8 <= high
 

@@ -1,5 +1,7 @@
 """Log-mel features against plain numpy, what padding and autocast may not do to them, statistics, SpecAugment."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -295,3 +297,20 @@ def test_a_recogniser_can_be_built_of_shapes_alone():
 def test_masks_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match=r"must not be negative.*time_share=-1"):
         SpecAugment(time_share=-1.0)
+
+
+@pytest.mark.parametrize("behind", [math.nan, math.inf, -math.inf, 1e30])
+def test_what_lies_behind_an_end_is_not_heard(behind):
+    """What is no number made one of the last feature before it, where the transform reaches beyond its window."""
+    features = LogMel().eval()
+    waveform, lengths = torch.randn(2, 16_000) * 0.1, torch.tensor([16_000, 8_000])
+    expected, _ = features(waveform.masked_fill(torch.arange(16_000) >= lengths[:, None], 0.0), lengths)
+    found, _ = features(waveform.masked_fill(torch.arange(16_000) >= lengths[:, None], behind), lengths)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lengths", [[16_000, 8_000], [-1], 5])
+def test_lengths_that_are_not_those_of_the_waveforms_are_refused(lengths):
+    """One waveform with several lengths became several utterances."""
+    with pytest.raises(ValueError, match=r"expected (a length for each of 1 waveforms|lengths from 0)"):
+        LogMel()(torch.zeros(1, 16_000), torch.tensor(lengths))

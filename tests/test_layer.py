@@ -490,6 +490,34 @@ def test_many_inputs_at_once_with_gradients():
     torch.testing.assert_close(together, alone)
 
 
+def test_many_weights_at_once_with_gradients():
+    """Within vmap nothing told that gradients were wanted, so that nothing was kept for them."""
+    srus, x = [SRU(8, 16, 2, bidirectional=True, batch_first=True) for _ in range(3)], torch.randn(2, 7, 8)
+    parameters, _ = torch.func.stack_module_state(srus)
+    torch.vmap(lambda some: torch.func.functional_call(srus[0], some, (x,))[0])(parameters).square().sum().backward()
+    for index, sru in enumerate(srus):
+        sru(x)[0].square().sum().backward()
+        for name, parameter in sru.named_parameters():
+            torch.testing.assert_close(parameters[name].grad[index], parameter.grad)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("what", ["input", "layers.0.weight", "layers.0.bias", "layers.0.weight_c"])
+def test_forward_mode_is_refused(what, gradients):
+    """Torch takes operators without a rule for constants: the derivative was 0."""
+    sru, x = SRU(8, 16, batch_first=True).eval(), torch.randn(2, 7, 8)
+    parameters = dict(sru.named_parameters())
+
+    def output(value):
+        if what == "input":
+            return sru(value)[0]
+        return torch.func.functional_call(sru, parameters | {what: value}, (x,))[0]
+
+    at = x if what == "input" else parameters[what].detach()
+    with torch.set_grad_enabled(gradients), pytest.raises((NotImplementedError, RuntimeError), match=r"jvp"):
+        torch.func.jvp(output, (at,), (torch.ones_like(at),))
+
+
 @pytest.mark.parametrize("gradients", [False, True])
 def test_weights_that_were_never_loaded_are_an_error(gradients):
     """With one tensor on the meta device torch takes the fake for the kernel: it returned whatever lay in memory."""

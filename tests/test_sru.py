@@ -786,3 +786,16 @@ def test_where_the_authors_package_is_wrong(package):
     v[:, :, 1] = v[:, :, 1].flip(0)
     as_wrong, _ = sru(x)
     close(wrong[..., 6:], as_wrong[..., 6:])
+
+
+@pytest.mark.parametrize("lookahead", [9, 10, 11, 1_000_000_000])
+def test_a_lookahead_beyond_the_end_is_all_there_is_and_costs_no_more(lookahead):
+    sru, x = SRU(4, 8, 2, bidirectional=True, batch_first=True), torch.randn(2, 10, 4)
+    lengths = torch.tensor([10, 7])
+    found, expected = (sru(x, lengths=lengths, chunk=3, lookahead=n) for n in (lookahead, 9))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_one_number_is_no_lengths():
+    with pytest.raises(ValueError, match="expected a length for each of 2 sequences"):
+        SRU(4, 8)(torch.randn(3, 2, 4), None, 3)

@@ -328,3 +328,18 @@ def test_windows_that_mean_nothing_are_refused(window):
         Stream(MODEL, *window)
     with pytest.raises(ValueError, match="whole numbers of frames"):
         Stream(MODEL, 1.5, 1)
+
+
+def test_torchs_default_dtype_does_not_matter():
+    """Science sets it to float64: models that were loaded then could not be used, and streams of others failed."""
+    model, waveform = load_model(), torch.randn(8_000)
+    expected = [Stream(model, 4, 4).push(waveform), model.transcribe(waveform)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        for one in (model, load_model()):
+            stream = Stream(one, 4, 4)
+            torch.testing.assert_close(stream.push(waveform), expected[0])
+            assert one.transcribe(waveform).text == expected[1].text
+            assert stream.push(waveform[:0]).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -35,7 +35,9 @@ TOKENIZERS = {
 transcripts = st.lists(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8), max_size=6).map(" ".join)
 # What normalisation changes, what it changes into something else again, and anything.
 awkward = st.one_of(
-    st.sampled_from("aZ \t\u00a0-_'\u2019\u00b4`.,\u2026\u00df\u0149\u0390\ufb01\u0345\u0301\u00ad"),
+    st.sampled_from(
+        "aZ \t\u00a0-_'\u2019\u00b4`.,\u2026\u00df\u1e9e\u0130\u0149\u0384\u0390\u00a8\ufb01\u0345\u0301\u00ad\ufe0f"
+    ),
     st.characters(codec="utf-8"),
 )
 
@@ -57,6 +59,17 @@ awkward = st.one_of(
         ("\uff28\uff45\uff49\uff01 \uff1f", "HEI"),
         ("\u0149", "'N"),
         ("\u0390", "\u03aa\u0301"),
+        ("STRA\u1e9eE", "STRASSE"),
+        ("\u0130yi k\u0131\u015f", "IYI KI\u015e"),
+        ("\u03c3\u0384 \u1fbd\u03b1", "\u03a3' '\u0391"),
+        ("a \u00a8 b \u00b8c", "A B C"),
+        ("\u203c\ufe0f \u2764\ufe0f", "\u2764"),
+        ("\u201aja\u2018 \u203aja\u2039", "JA JA"),
+        (
+            "\u00bfqu\u00e9? \u00a1no! \u03c4\u03b9\u00b7 \u0928\u0939\u0940\u0902\u0964",
+            "QU\u00c9 NO \u03a4\u0399 \u0928\u0939\u0940\u0902",
+        ),
+        ("\u05d0\u05be\u05d1", "\u05d0 \u05d1"),
         ("", ""),
         (" -...- ", ""),
     ],
@@ -127,6 +140,13 @@ def test_a_tokenizer_survives_json_and_pickle(name):
         assert copy.vocab_size == tokenizer.vocab_size
         assert copy.encode(text) == tokenizer.encode(text)
         assert copy.to_dict() == tokenizer.to_dict()
+
+
+@pytest.mark.parametrize("text", ["50 \u20ac", "R&B", "\u2764"])
+def test_pieces_are_not_trained_on_what_can_be_read_in_more_than_one_way(text):
+    """Characters refused it, pieces learned signs that nobody says."""
+    with pytest.raises(TokenizerError, match=r"expected letters only, found .*; numbers are spelled out"):
+        SentencePieceTokenizer.train([*CORPUS, text], 60)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])

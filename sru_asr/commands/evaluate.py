@@ -23,6 +23,7 @@ from sru_asr.commands.options import (
     load,
     progress,
     show_faults,
+    spelled_out,
     write_output,
 )
 
@@ -139,10 +140,11 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"{args.manifest}: no utterance could be evaluated")
     beyond = [missing for one in evaluation.results if (missing := model.tokenizer.missing(one.reference))]
     if beyond:
-        examples = ", ".join(map(repr, sorted(set().union(*beyond))[:MOST_FAULTS]))
+        missing = set().union(*beyond)
+        examples = ", ".join(map(repr, sorted(missing)[:MOST_FAULTS]))
         print(
             f"sru-asr: {len(beyond)} of {len(evaluation.results)} references have what the model cannot write "
-            f"({examples}); numbers are to be spelled out, as they are said",
+            f"({examples}){spelled_out(missing)}",
             file=sys.stderr,
         )
     print(evaluation.summary())

@@ -100,7 +100,12 @@ def _texts(path: Path) -> Iterator[str]:
         return
     try:
         with path.open(encoding="utf-8-sig") as lines:
-            yield from map(normalize, lines)
+            for line in lines:
+                if line.lstrip().startswith("{"):
+                    raise CommandError(
+                        f"{path}: expected texts, found JSON: a manifest's name ends with .jsonl or .jsonl.gz"
+                    )
+                yield normalize(line)
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path}: cannot be read as text: {error}") from error
 

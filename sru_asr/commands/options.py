@@ -172,12 +172,17 @@ def _look_for_letters(scorer: Scorer, model: Recognizer) -> None:
             continue
         examples = ", ".join(map(repr, sorted(missing)[:MOST_FAULTS]))
         fault = (
-            f"{option}: {len(lacking)} of {len(texts)} have what the model cannot write ({examples}); numbers are to "
-            "be spelled out, as they are said"
+            f"{option}: {len(lacking)} of {len(texts)} have what the model cannot write ({examples})"
+            f"{spelled_out(missing)}"
         )
         if option == "--lexicon" and len(lacking) == len(texts):
             raise CommandError(fault)
         print(f"sru-asr: {fault}", file=sys.stderr)
+
+
+def spelled_out(missing: Iterable[str]) -> str:
+    """What to do about characters that a model cannot write, to be added to a message; nothing about letters."""
+    return "; numbers are to be spelled out, as they are said" if any(map(str.isdigit, missing)) else ""
 
 
 def _device(args: argparse.Namespace) -> torch.device:

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +81,13 @@ def run(args: argparse.Namespace) -> int:
             n_failed += 1
             print(f"sru-asr: {error}", file=sys.stderr)
             if args.format == "json":
-                print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
+                print(_json({"audio": path, "error": str(error)}), flush=True)
             continue
         if args.format == "json":
             found = asdict(transcript)
             for name in ("words", "alternatives"):
                 found[name] = [one._asdict() for one in getattr(transcript, name)]
-            print(json.dumps({"audio": path, **found}, ensure_ascii=False, allow_nan=False), flush=True)
+            print(_json({"audio": path, **found}), flush=True)
         elif args.format != "txt":
             print(getattr(subtitles, args.format)(transcript.words), end="", flush=True)
         else:
@@ -95,6 +95,12 @@ def run(args: argparse.Namespace) -> int:
     if n_failed == len(args.audio):
         return UNUSABLE
     return SOME_FAILED if n_failed else OK
+
+
+def _json(found: Mapping[str, Any]) -> str:
+    """On one line, of what standard output can be written in."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(found, ensure_ascii=not is_unicode, allow_nan=False)
 
 
 def _pieces(path: str) -> Iterable[Tensor]:

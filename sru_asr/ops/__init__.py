@@ -2,6 +2,7 @@
 
 from sru_asr.ops.ctc import ctc_loss
 from sru_asr.ops.cuda import load_gpu
+from sru_asr.ops.gradients import refuse_tangents
 from sru_asr.ops.layer import fused_layer, pack_weight, quantize_weight
 from sru_asr.ops.recurrence import kernel_name, kernel_reason, recurrence
 from sru_asr.ops.reference import recurrence_reference
@@ -17,5 +18,6 @@ __all__ = [
     "quantize_weight",
     "recurrence",
     "recurrence_reference",
+    "refuse_tangents",
     "transpose",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sru_asr.build import load
 from sru_asr.ops.device import check_device
+from sru_asr.ops.gradients import refuse_tangents, wanted
 
 load()
 
@@ -35,8 +36,10 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths
         RuntimeError: an argument has a wrong shape, dtype or value; the message names it. Values on a GPU are not
             looked at, as that would mean to wait: lengths are limited to what there is, and a target that is no token
             makes the loss NaN.
+        NotImplementedError: derivatives in forward mode are asked for.
     """
-    keep_posteriors = torch.is_grad_enabled() and log_probs.requires_grad
+    refuse_tangents(log_probs)
+    keep_posteriors = wanted(log_probs)
     losses, _ = torch.ops.sru_asr.ctc_loss(log_probs, lengths, targets, target_lengths, blank, keep_posteriors)
     return losses
 

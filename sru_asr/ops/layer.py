@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sru_asr.build import load
 from sru_asr.ops.device import check_device
+from sru_asr.ops.gradients import refuse_tangents
 
 load()
 
@@ -88,8 +89,10 @@ def fused_layer(
 
     Raises:
         RuntimeError: an argument has a wrong shape, dtype or value; the message names it. Or gradients are asked for.
+        NotImplementedError: they are, in forward mode.
     """
     given = (input, x, weight_c, bias, initial_state)
+    refuse_tangents(*given)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
         raise RuntimeError("sru_asr::fused_layer has no gradients: call it under torch.no_grad(), or use `recurrence`")
     if initial_state is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sru_asr.build import load
 from sru_asr.ops.device import check_device
+from sru_asr.ops.gradients import refuse_tangents, wanted
 
 load()
 
@@ -65,15 +66,16 @@ def recurrence(
 
     Raises:
         RuntimeError: an argument has a wrong shape, dtype or value; the message names it.
+        NotImplementedError: derivatives in forward mode are asked for.
     """
+    refuse_tangents(u, x, weight_c, bias, initial_state)
     real = torch.float64 if u.dtype == torch.float64 else torch.float32
     if x is not None:
         x = x.to(u.dtype)
     weight_c, bias = weight_c.to(real), bias.to(real)
     if initial_state is not None:
         initial_state = initial_state.to(real)
-    differentiable = (u, x, weight_c, bias, initial_state)
-    keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiable)
+    keep_states = wanted(u, x, weight_c, bias, initial_state)
     h, final_state, _ = torch.ops.sru_asr.recurrence(
         u, x, weight_c, bias, initial_state, lengths, alpha, chunk, lookahead, keep_states
     )
