@@ -28,4 +28,6 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
     if torch.compiler.is_compiling():
         return
     if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise NotImplementedError("sru_asr has no derivatives in forward mode (jvp): use backward or torch.autograd.grad")
+        raise NotImplementedError(
+            "sru_asr has no derivatives in forward mode (jvp): use backward or torch.autograd.grad"
+        )
