@@ -185,6 +185,24 @@ def test_opcheck_and_compilation():
     assert torch.equal(grad_of(compiled), grad_of(ctc_loss))
 
 
+def test_many_heads_at_once_with_gradients():
+    """Within vmap nothing told that gradients were wanted."""
+    log_probs = torch.stack([random_log_probs(2, 6, seed) for seed in range(3)]).requires_grad_()
+    given = (torch.tensor([6, 5]), torch.tensor([[1, 2], [2, 2]]), torch.tensor([2, 2]))
+    together = torch.vmap(lambda some: ctc_loss(some, *given))(log_probs)
+    alone = torch.stack([ctc_loss(some, *given) for some in log_probs])
+    torch.testing.assert_close(together, alone)
+    (found,), (expected,) = (torch.autograd.grad(loss.sum(), log_probs) for loss in (together, alone))
+    torch.testing.assert_close(found, expected)
+
+
+def test_forward_mode_is_refused():
+    """It was 0."""
+    x = random_log_probs(1, 6, 0)
+    with pytest.raises(NotImplementedError, match="no derivatives in forward mode"):
+        torch.func.jvp(lambda x: loss_of(x, [6], [[1, 2]]), (x,), (x,))
+
+
 def test_second_derivative_is_refused():
     log_probs = random_log_probs(1, 6, 0).requires_grad_()
     (first,) = torch.autograd.grad(loss_of(log_probs, [6], [[1, 2]]).sum(), log_probs, create_graph=True)

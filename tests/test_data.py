@@ -27,6 +27,7 @@ from sru_asr.data import Batch, BatchSampler, SpeechDataset, load_waveform, make
 from sru_asr.manifest import (
     ManifestError,
     digest,
+    field,
     file_of,
     load_manifest,
     place,
@@ -199,6 +200,32 @@ def test_faulty_lines_are_named_and_the_others_read(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=f"{len(faults) - 2} faults") as error:
         load_manifest(manifest)
     assert str(error.value).count("m.jsonl:") == 20
+
+
+def test_a_fault_is_named_in_few_words(tmp_path: Path) -> None:
+    """A line with a long list for a text was said whole, in a megabyte."""
+    write_audio(tmp_path / "a.wav", 0.5)
+    wrong = ({"text": ["word"] * 10_000}, {"text": "a", "duration": "1" * 10_000})
+    manifest = write_lines(tmp_path / "m.jsonl", *({"audio": "a.wav"} | entry for entry in wrong))
+    with pytest.raises(ManifestError, match="2 faults") as error:
+        load_manifest(manifest)
+    assert len(str(error.value)) < 1000
+
+
+def test_nothing_is_said_of_a_language_that_the_manifest_does_not_name(tmp_path: Path) -> None:
+    """All were English, also where they were grouped by it."""
+    write_audio(tmp_path / "a.wav", 0.5)
+    entries = ({"audio": "a.wav", "text": "ja"}, {"audio": "a.wav", "text": "ja", "id": "b", "language": "de"})
+    cuts = load_manifest(write_lines(tmp_path / "m.jsonl", *entries))
+    assert [field(cut, "language") for cut in cuts] == ["", "de"]
+
+
+def test_letters_of_another_language_want_another_tokenizer(tmp_path: Path) -> None:
+    cut = make_cut("a", 0.5, write_audio(tmp_path / "a.wav", 0.5), text="GR\u00d6SSE")
+    with pytest.raises(
+        ManifestError, match=r"tokenizer lacks: '\u00d6'; a model .* takes new ones by --new-tokenizer$"
+    ):
+        validate(CutSet.from_cuts([cut]), TOKENIZER, **VALID)
 
 
 def test_the_line_of_a_bad_byte_is_named(tmp_path: Path) -> None:

@@ -490,6 +490,17 @@ def test_what_can_be_learned_as_it_was_recorded_is_not_left_out(capsys: pytest.C
         _learnable(CutSet.from_cuts(cuts[1:]), model)
 
 
+def test_features_are_measured_on_what_can_be_learned(corpus: Path, tmp_path: Path) -> None:
+    """One sample, which there may be, stopped the training where nothing longer was beside it."""
+    soundfile.write(tmp_path / "short.wav", np.zeros(1), 16_000)
+    write_cuts([Utterance("short", tmp_path / "short.wav", "YES", "s")], tmp_path / "short.jsonl.gz")
+    options = ("--also", str(tmp_path / "short.jsonl.gz"), "--data.min_seconds", "0", "--data.max_batch_seconds", "0.5")
+    result = _train(corpus, tmp_path / "my run", *options, "--trainer.max_epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert "left out 1 of 17 utterances" in result.stdout
+    assert f"sru-asr transcribe --model '{tmp_path}/my run' AUDIO..." in result.stdout
+
+
 def test_fine_tuning_takes_the_given_architecture_and_refuses_another(tmp_path: Path) -> None:
     """Whatever a recipe's own defaults are; what was asked for besides used to be recorded and ignored."""
     config = ModelConfig(channels=4, hidden_size=16, num_layers=2)
