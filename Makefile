@@ -3,9 +3,11 @@
 # make quick  the same without the tests that take more than ten seconds
 # make bench  layers, recurrence and CTC loss against what one would use instead; docs/benchmarks.md and its chart anew
 #             (43 min on 2 cores; LAYER_OPTIONS chooses sizes: see python benchmarks/layer.py --help)
-# make gpu-check  on a machine with a GPU, nvcc, torch and pytest in $(PYTHON), nothing else: the tests that need a GPU,
+# make gpu-check  on a machine with a GPU, the CUDA toolkit (nvcc, compute-sanitizer), a C++ compiler, and torch, pytest,
+#             hypothesis and ninja in $(PYTHON): the tests that need a GPU,
 #             compute-sanitizer on small shapes, the benchmark into benchmarks/results/gpu.json
-# PYTHON=python3.12 chooses the interpreter; .venv is all that is made outside data/ and runs/, but for the kernels in ~/.cache/sru_asr.
+# PYTHON=python3.12 chooses the interpreter; .venv is what is made outside data/ and runs/, and the kernels in ~/.cache/sru_asr; `make clean`
+# removes tools' caches, and bench and gpu-check renew benchmarks/results and docs/benchmarks.*
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -17,11 +17,11 @@ from sru_asr.windows import check_window, fold, unfold
 class SRU(nn.Module):
     """A stack of SRU layers, called as `torch.nn.LSTM` is, but with one state tensor instead of two.
 
-    Everything is a keyword that `nn.LSTM` does not have beyond `bidirectional`. Besides (batch, frames, width) tensors
+    All but the three sizes is by keyword. Besides (batch, frames, width) tensors
     it takes PackedSequences, unbatched (frames, width) tensors and time-first ones, as `nn.LSTM` does. `torch.compile`
     takes all of it whole but PackedSequences, which torch itself cannot trace: give it padded tensors and `lengths`.
-    `torch.func.grad`, `vmap` of a gradient and forward mode (`jvp`) it does not know, as torch has none for operators
-    that are registered with it; `backward` and `torch.autograd.grad` it does, of a `vmap`, too.
+    It does not support `torch.func.grad`, `vmap` of a gradient or forward mode (`jvp`), as torch has none for operators
+    that are registered with it; `backward` and `torch.autograd.grad` it does, also of a `vmap`.
 
     Args:
         input_size: width of the input.

@@ -65,7 +65,8 @@ def add_vad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vad",
         action="store_true",
-        help="end no utterance while silero-vad hears somebody speak; needs pip install 'sru-asr[vad]'",
+        help="while silero-vad hears somebody speak, end an utterance only after three pauses more; needs pip install "
+        "'sru-asr[vad]'",
     )
 
 

@@ -47,8 +47,8 @@ def add(commands: Any) -> None:
         type=float,
         default=0.875,
         metavar="SHARE",
-        help="of the latency that clients ask for, what is waited for behind a chunk: with 0.5 four times as many "
-        "can be listened to, with more errors (default: 0.875)",
+        help="the lookahead's share of the latency that clients ask for: with 0.5 about three times as many can be "
+        "listened to, with more errors (default: 0.875)",
     )
     parser.add_argument("--streams", type=int, default=200, metavar="N", help="live sessions at a time (default: 200)")
     parser.add_argument("--megabytes", type=int, default=25, metavar="N", help="of an uploaded file (default: 25)")
