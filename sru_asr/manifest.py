@@ -488,5 +488,5 @@ def _text_faults(text: str, tokenizer: Tokenizer) -> Iterator[str]:
     elif missing := tokenizer.missing(normalized):
         digits, letters = any(map(str.isdigit, missing)), any(map(str.isalpha, missing))
         hint = "; numbers are spelled out, as they are said" if digits else ""
-        hint += "; a model that was trained on other letters takes new ones by --new-tokenizer" if letters else ""
+        hint += "; with --init-from, --new-tokenizer takes new letters" if letters else ""
         yield f"has characters that the tokenizer lacks: {', '.join(map(repr, sorted(missing)))}{hint}"

@@ -223,7 +223,7 @@ def test_nothing_is_said_of_a_language_that_the_manifest_does_not_name(tmp_path:
 def test_letters_of_another_language_want_another_tokenizer(tmp_path: Path) -> None:
     cut = make_cut("a", 0.5, write_audio(tmp_path / "a.wav", 0.5), text="GR\u00d6SSE")
     with pytest.raises(
-        ManifestError, match=r"tokenizer lacks: '\u00d6'; a model .* takes new ones by --new-tokenizer$"
+        ManifestError, match=r"tokenizer lacks: '\u00d6'; with --init-from, --new-tokenizer takes new letters$"
     ):
         validate(CutSet.from_cuts([cut]), TOKENIZER, **VALID)
 
