@@ -137,14 +137,15 @@ def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) ->
             value = math.nan
         if math.isnan(value):
             raise HotwordError(f"{path}, line {number}: expected PHRASE, or PHRASE, a tab and a boost, found {line!r}")
+        phrase = normalize(phrase)
         try:
-            _check(normalize(phrase), value)
+            _check(phrase, value)
         except HotwordError as error:
             raise HotwordError(f"{path}, line {number}, {line[:80]!r}: {error}") from None
-        if boosts.setdefault(normalize(phrase), value) != value:
+        if boosts.setdefault(phrase, value) != value:
             raise HotwordError(
                 f"{path}, line {number}, {line[:80]!r}: expected one boost for a phrase, found that it has been given "
-                f"{boosts[normalize(phrase)]:g} before"
+                f"{boosts[phrase]:g} before"
             )
     if not boosts:
         raise HotwordError(f"{path}: expected a phrase on each line, found none")

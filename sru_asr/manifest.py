@@ -21,7 +21,7 @@ from lhotse.utils import fastcopy
 
 from sru_asr.audio import AudioError, header
 from sru_asr.corpus import threads, undecodable, whole_file
-from sru_asr.text import Tokenizer, normalize
+from sru_asr.text import Tokenizer, normalize, spelled_out
 
 MAX_FAULTS_SHOWN = 20
 # Damaged files are found by decoding all of a corpus, so that their names are worth more.
@@ -486,7 +486,7 @@ def _text_faults(text: str, tokenizer: Tokenizer) -> Iterator[str]:
     if not normalized:
         yield f"has no words in its text {reprlib.repr(text)}"
     elif missing := tokenizer.missing(normalized):
-        digits, letters = any(map(str.isdigit, missing)), any(map(str.isalpha, missing))
-        hint = "; numbers are spelled out, as they are said" if digits else ""
-        hint += "; with --init-from, --new-tokenizer takes new letters" if letters else ""
+        hint = spelled_out(missing)
+        if any(map(str.isalpha, missing)):
+            hint += "; with --init-from, --new-tokenizer takes new letters"
         yield f"has characters that the tokenizer lacks: {', '.join(map(repr, sorted(missing)))}{hint}"

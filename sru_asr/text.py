@@ -62,6 +62,11 @@ def normalize(text: str) -> str:
     return " ".join(text.split())
 
 
+def spelled_out(missing: Iterable[str]) -> str:
+    """What to do about characters that a tokenizer lacks, to be added to a message; nothing about letters."""
+    return "; numbers are to be spelled out, as they are said" if any(map(str.isdigit, missing)) else ""
+
+
 def alphabet(texts: Iterable[str]) -> tuple[str, ...]:
     """`DEFAULT_SYMBOLS`, then the other letters of normalised transcripts, with what is written on and between them.
 

@@ -519,7 +519,7 @@ def test_utterances_of_one_name_and_of_speakers_are_compared(capsys, folder, sai
 def test_a_language_model_is_trained_tuned_and_used(capsys, folder, said, tmp_path):
     pytest.importorskip("kenlm")
     pytest.importorskip("kaldingram")
-    (tmp_path / "texts.txt").write_text("once upon a time\nThe end.\n" * 5)
+    (tmp_path / "texts.txt").write_text("once upon a time\n{laughter} The end.\n" * 5)
     manifest = write_manifest(folder, *ENTRIES)
     arpa = tmp_path / "lm.arpa"
     status, output, _ = run(capsys, "lm", "train", "--order", 2, tmp_path / "texts.txt", manifest, "--output", arpa)

@@ -488,7 +488,7 @@ def test_validate_names_every_fault(tmp_path: Path) -> None:
         "stereo": "the file has 2 channels, the manifest says 1",
         "no text": "found None",
         "only a dash": "no words",
-        "digits": "lacks: '1', '2'; numbers are spelled out",
+        "digits": "lacks: '1', '2'; numbers are to be spelled out",
         "unsaid": "0 supervisions",
         "dialogue": "2 supervisions",
         "overlap": "reaches out of the cut",

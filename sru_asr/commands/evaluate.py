@@ -23,7 +23,6 @@ from sru_asr.commands.options import (
     load,
     progress,
     show_faults,
-    spelled_out,
     write_output,
 )
 
@@ -140,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"{args.manifest}: no utterance could be evaluated")
     beyond = [missing for one in evaluation.results if (missing := model.tokenizer.missing(one.reference))]
     if beyond:
+        from sru_asr.text import spelled_out
+
         missing = set().union(*beyond)
         examples = ", ".join(map(repr, sorted(missing)[:MOST_FAULTS]))
         print(

@@ -101,13 +101,21 @@ def _texts(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for line in lines:
-                if line.lstrip().startswith("{"):
+                if _is_json_object(line):
                     raise CommandError(
                         f"{path}: expected texts, found JSON: a manifest's name ends with .jsonl or .jsonl.gz"
                     )
                 yield normalize(line)
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path}: cannot be read as text: {error}") from error
+
+
+def _is_json_object(line: str) -> bool:
+    """Not of a text that begins with {noise}."""
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _tune(args: argparse.Namespace) -> int:

@@ -162,6 +162,8 @@ def load(args: argparse.Namespace, decoding: Decoding) -> Recognizer:
 
 def _look_for_letters(scorer: Scorer, model: Recognizer) -> None:
     """Say of which phrases and words nothing will come, as the model has not all of their letters."""
+    from sru_asr.text import spelled_out
+
     given = {
         "--hotwords": [] if scorer.hotwords is None else list(scorer.hotwords.boosts),
         "--lexicon": [] if scorer.lexicon is None else scorer.lexicon.words,
@@ -179,11 +181,6 @@ def _look_for_letters(scorer: Scorer, model: Recognizer) -> None:
         if option == "--lexicon" and len(lacking) == len(texts):
             raise CommandError(fault)
         print(f"sru-asr: {fault}", file=sys.stderr)
-
-
-def spelled_out(missing: Iterable[str]) -> str:
-    """What to do about characters that a model cannot write, to be added to a message; nothing about letters."""
-    return "; numbers are to be spelled out, as they are said" if any(map(str.isdigit, missing)) else ""
 
 
 def _device(args: argparse.Namespace) -> torch.device:
