@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -25,6 +26,9 @@ class WholeFiles(TorchCheckpointIO):
 
     Lightning writes it into the folder for temporary files and moves it, which is a copy if that is another disk: a
     kill then leaves half a checkpoint where a whole one was.
+
+    `torch.save` gets memory to write to: where a file's `write` raises, be it Ctrl-C, a lost process or a full disk,
+    it says something else instead.
     """
 
     def save_checkpoint(
@@ -32,9 +36,11 @@ class WholeFiles(TorchCheckpointIO):
     ) -> None:
         """Write it; `storage_options` are for other places than files, and there are none."""
         part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
+        written = io.BytesIO()
+        torch.save(checkpoint, written)
         try:
             with part.open("wb") as file:
-                torch.save(checkpoint, file)
+                file.write(written.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

@@ -1,33 +1,52 @@
 """Checkpoints: whole or not at all, and refused where they do not fit."""
 
+import resource
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sru_asr import checkpoint
 from sru_asr.checkpoint import WholeFiles, describe_run, read_position, refuse_diverged
 from sru_asr.text import CharTokenizer
 
 RUN = {"batches to a step": 2, "vocabulary": "0123"}
 
 
-def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     """Lightning's own way leaves half a file where the folder for temporary files is on another disk."""
     path, files = tmp_path / "last.ckpt", WholeFiles()
     files.save_checkpoint({"step": torch.tensor(1)}, path)
-
-    def half(found, file):
-        file.write(b"half of a checkpoint")
-        assert torch.load(path, weights_only=True)["step"] == 1
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(checkpoint.torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
-        files.save_checkpoint({"step": torch.tensor(2)}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as where the disk is full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            files.save_checkpoint({"step": torch.tensor(2), "weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert torch.load(path, weights_only=True)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_interrupts_the_writing_is_what_is_raised(tmp_path: Path) -> None:
+    """Ctrl-C, or a process that was lost, used to become "unexpected pos"."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt("by the user")
+
+    def save_until_then() -> None:
+        while True:
+            WholeFiles().save_checkpoint({"weights": torch.zeros(10_000_000)}, tmp_path / "last.ckpt")
+
+    before = signal.signal(signal.SIGPROF, interrupt)
+    signal.setitimer(signal.ITIMER_PROF, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="by the user"):
+            save_until_then()
+    finally:
+        signal.signal(signal.SIGPROF, before)
+    assert {file.name for file in tmp_path.iterdir()} <= {"last.ckpt"}
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
