@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sru_asr.ops import kernel_name
+from sru_asr.whole import whole
 
 
 def context() -> dict[str, Any]:
@@ -39,7 +40,8 @@ def write(rows: list[dict[str, Any]], path: Path | None) -> None:
     """Write rows, if there is where."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+        with whole(path) as part:
+            part.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sru_asr.text import Tokenizer
+from sru_asr.whole import whole
 
 LAST_CHECKPOINT = "last.ckpt"
 # Raised with each change of what is learned how: the optimizer's state fits no other.
@@ -35,17 +36,12 @@ class WholeFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         """Write it; `storage_options` are for other places than files, and there are none."""
-        part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
         written = io.BytesIO()
         torch.save(checkpoint, written)
-        try:
-            with part.open("wb") as file:
-                file.write(written.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(path) as part, part.open("wb") as file:
+            file.write(written.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class AfterSteps(ModelCheckpoint):
@@ -112,6 +108,8 @@ def read_position(path: Path, run: dict[str, Any]) -> tuple[int, int, bool]:
         position = checkpoint["position"]
         epoch, batches, found = int(position["epoch"]), int(position["batches"]), dict(position["run"])
         is_over = bool(position.get("is_over", False))  # earlier versions did not say
+    except (OSError, MemoryError):  # which says nothing of the checkpoint
+        raise
     except Exception as error:  # what torch raises depends on where the file is damaged
         raise ValueError(
             f"{path} cannot be gone on from, it is damaged or of another version ({type(error).__name__}: {error}); "

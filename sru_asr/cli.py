@@ -10,6 +10,8 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from sru_asr import __version__
 from sru_asr.build import BuildError
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 1 if some files could not be processed, 2 if nothing could be, 130 after
         Ctrl-C.
     """
+    open_stderr()
     args = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding has not
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -47,8 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
             return OK
-        print(f"sru-asr: {error}", file=sys.stderr)
+        with suppress(OSError):  # it may be of standard error itself
+            print(f"sru-asr: {error}", file=sys.stderr)
         return UNUSABLE
+
+
+def open_stderr() -> None:
+    """Give a process without standard error, as `2>&-` makes it, one that goes nowhere: much writes to it."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def _parser() -> argparse.ArgumentParser:

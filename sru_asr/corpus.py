@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,6 +10,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
+
+from sru_asr.whole import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Reading a header is waiting for a disk or a network share, so more threads than cores pay. Decoding leaves Python to
 # the other threads, too.
 N_THREADS = 16
+FORGOTTEN = "%s: cannot remember which files were decoded: %s"
 
 T = TypeVar("T")
 
@@ -85,18 +87,13 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> int:
     if not utterances:
         raise ValueError(f"{path}: there are no utterances to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # lhotse tells the format by the ending
     seen = set()
-    try:
-        with threads() as pool, CutSet.open_writer(part) as writer:
-            for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):
-                if cut.id in seen:
-                    raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
-                seen.add(cut.id)
-                writer.write(cut)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, threads() as pool, CutSet.open_writer(part) as writer:
+        for cut in _progress(pool.imap(_cut, utterances, chunksize=16), path.name, len(utterances)):
+            if cut.id in seen:
+                raise ValueError(f"{path}: expected every utterance to have its own id, found {cut.id!r} twice")
+            seen.add(cut.id)
+            writer.write(cut)
     logger.info("%s: %d utterances", path, len(utterances))
     return len(utterances)
 
@@ -164,14 +161,12 @@ def write_flac(path: Path, samples: "np.ndarray", sample_rate: int) -> None:
     from sru_asr.audio import AudioError, check
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")  # others may prepare the same corpus
-    try:
-        soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
-        check(part)  # soundfile does not say that the disk is full when it writes the last samples
-    except (soundfile.LibsndfileError, AudioError) as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
-    part.replace(path)
+    with whole(path) as part:  # others may prepare the same corpus
+        try:
+            soundfile.write(part, samples, sample_rate, format="FLAC", subtype="PCM_16")
+            check(part)  # soundfile does not say that the disk is full when it writes the last samples
+        except (soundfile.LibsndfileError, AudioError) as error:
+            raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
 
 
 @contextmanager
@@ -216,9 +211,10 @@ def undecodable(paths: Iterable[str], decoded: Path) -> dict[str, str]:
         file: TextIO | None = None
         try:
             stack.enter_context(FileLock(f"{decoded}.lock"))
-            file = stack.enter_context(decoded.open("a+", encoding="utf-8", errors="replace"))
+            file = decoded.open("a+", encoding="utf-8", errors="replace", buffering=1)
+            stack.callback(_close, file)
         except OSError as error:
-            logger.warning("%s: cannot remember which files were decoded: %s", decoded, error.strerror)
+            logger.warning(FORGOTTEN, decoded, error.strerror)
         known = _remembered(file) if file else set()
         new = {path: state for path in dict.fromkeys(paths) if (state := _state(path)) not in known}
         if not new:
@@ -231,8 +227,18 @@ def undecodable(paths: Iterable[str], decoded: Path) -> dict[str, str]:
             if found:
                 faults[path] = found
             elif file and state:
-                file.write(f"{state}\n")
+                try:
+                    file.write(f"{state}\n")
+                except OSError as error:
+                    logger.warning(FORGOTTEN, decoded, error.strerror)
+                    file = None
         return faults
+
+
+def _close(file: TextIO) -> None:
+    """Close it; what is left that could not be written is only a memory."""
+    with suppress(OSError):
+        file.close()
 
 
 def _state(path: str) -> str | None:

@@ -77,6 +77,8 @@ def load_waveform(cut: Cut, speed: float = 1.0) -> Tensor:
         cause: BaseException = error
         while cause.__context__ not in (None, outer):  # Lhotse's handlers raise errors of their own over the first
             cause = cause.__context__
+        if is_lost_worker(cause):  # torch says so wherever the main process is, and it may be here
+            raise cause from None
         raise AudioError(f"{describe(cut)}: cannot be read: {cause}") from error
     if samples is None:
         raise AudioError(f"{describe(cut)}: has no audio")
@@ -84,6 +86,11 @@ def load_waveform(cut: Cut, speed: float = 1.0) -> Tensor:
     if not (waveform.abs() <= LOUDEST).all():
         raise AudioError(f"{describe(cut)}: holds samples that are not finite numbers, about -1 to 1")
     return resample(waveform, round(cut.sampling_rate * speed), SAMPLE_RATE)
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether it is torch's for a process that loads audio and has ended, which may be raised anywhere."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 @cache

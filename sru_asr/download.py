@@ -1,5 +1,6 @@
 """Fetching corpora: a download that resumes and is verified, and an extraction that happens whole or not at all."""
 
+import errno
 import gzip
 import hashlib
 import http.client
@@ -26,6 +27,7 @@ TIMEOUT_SECONDS = 30.0
 # Attempts in a row that bring nothing; an attempt that brings something starts the count again.
 MAX_ATTEMPTS = 4
 PAUSE_SECONDS = 1.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def download(
     Raises:
         DownloadError: The file cannot be fetched (what came is kept, the next call goes on from there), or it is not
             the expected one (it is removed).
+        OSError: It cannot be written.
     """
     # lhotse.utils.resumable_download would append the whole file to the part where a server ignores Range, takes a
     # connection that was cut for the end of the file, and knows no checksum, time-out or second attempt.
@@ -144,6 +147,7 @@ def _extract(archive: Path, directory: Path) -> None:
                         _extract_members(tar, part)
                     while stream.read(CHUNK_BYTES):  # a tar ends before its gzip does, and the CRC is in the latter
                         pass
+        part.rename(directory)
     except (
         *(_Unsafe, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError),
         RuntimeError,  # a zip that is encrypted, or packed in a way that Python does not know
@@ -151,7 +155,8 @@ def _extract(archive: Path, directory: Path) -> None:
         raise DownloadError(
             f"{archive} is no sound archive: {error}. Delete it and run again to fetch it anew. {BY_HAND}"
         ) from error
-    part.rename(directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
@@ -220,6 +225,8 @@ def _fetch(url: str, part: Path, size: int | None) -> None:
             try:
                 return _receive(url, part, size, progress, task)
             except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
+                if isinstance(error, OSError) and _is_local(error):
+                    raise OSError(error.errno, error.strerror, str(part)) from error
                 reason = getattr(error, "reason", None) or error
                 status = error.code if isinstance(error, urllib.error.HTTPError) else None
                 if status is not None:
@@ -232,6 +239,11 @@ def _fetch(url: str, part: Path, size: int | None) -> None:
                 kept = f" {_size(part)} bytes are kept in {part}; run again to go on." if _size(part) else ""
                 raise DownloadError(f"Could not fetch {url}: {reason}.{kept} {BY_HAND}")
             time.sleep(PAUSE_SECONDS * 2**failures)
+
+
+def _is_local(error: OSError) -> bool:
+    """Whether a fault is of the disk, where no other attempt or address helps."""
+    return not isinstance(error, urllib.error.URLError) and (error.filename is not None or error.errno in NO_ROOM)
 
 
 def _receive(

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sru_asr.text import normalize
+from sru_asr.whole import whole
 
 if TYPE_CHECKING:
     from kaldingram.train import NgramCounts
@@ -208,7 +210,7 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
                     lines.write(" ".join(units) + "\n")
         if not n_units:
             raise LanguageModelError("expected texts to learn from, found none")
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+        unfinished = Path(folder) / "arpa"
         try:
             # Its progress bars are for those who look.
             with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
@@ -223,7 +225,8 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
                 with unfinished.open("w", encoding=default_encoding) as file:
                     counts.print_as_arpa(fout=file)
             _add_unknown(unfinished)
-            unfinished.replace(path)
+            with whole(path) as part:
+                shutil.copyfile(unfinished, part)
         except (ArithmeticError, ValueError, KeyError, AssertionError) as error:
             raise LanguageModelError(
                 f"{n_units} units are too few for {order}-grams ({error}): take more text"
@@ -231,6 +234,4 @@ def train_ngram(texts: Iterable[str], path: Path, order: int, unit: Literal["wor
             ) from error
         except OSError as error:
             raise LanguageModelError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
     return n_units

@@ -20,6 +20,7 @@ from sru_asr.encoder import FACTORS, Encoder
 from sru_asr.features import FRAMES_PER_SECOND, LOG_FLOOR, LogMel
 from sru_asr.text import Tokenizer, tokenizer_from_dict
 from sru_asr.transcribe import Audio, Transcript, transcribe
+from sru_asr.whole import whole
 
 CHECKPOINT_NAME = "model.safetensors"
 FORMAT = 3
@@ -184,13 +185,9 @@ class Recognizer(nn.Module):
         if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
             raise ValueError(f"expected finite weights, found others in {', '.join(bad[:3])}: {path} is not written")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with whole(path) as part:
             # Through Python, because what safetensors writes itself nobody but the owner may read.
-            partial.write_bytes(save(tensors, metadata={"sru_asr": json.dumps(description)}))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            part.write_bytes(save(tensors, metadata={"sru_asr": json.dumps(description)}))
 
 
 def load_model(path: str | os.PathLike[str] = SHIPPED) -> Recognizer:

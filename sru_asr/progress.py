@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 import warnings
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
+
+
+def say(line: str) -> None:
+    """Print a line on standard output; what is trained is not lost because nobody reads on."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class EpochLine(Callback):
@@ -43,7 +53,7 @@ class EpochLine(Callback):
         # A run may go on amid an epoch, or at its very end.
         if epochs and epochs > epoch and (done := trainer.global_step - self.first_step):
             line += f", {elapsed / done * (epochs - epoch) * steps:.0f} s to go"
-        print(line, flush=True)
+        say(line)
 
 
 def quieten() -> None:

@@ -26,18 +26,19 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from sru_asr.augment import AugmentConfig
 from sru_asr.average import WeightAverage
 from sru_asr.checkpoint import LAST_CHECKPOINT, AfterSteps, WholeFiles, describe_run, read_position
-from sru_asr.data import BatchSampler, make_loader
+from sru_asr.data import BatchSampler, is_lost_worker, make_loader
 from sru_asr.evaluation import Evaluation, evaluate
 from sru_asr.features import SAMPLE_RATE, SpecAugment, frame_count
 from sru_asr.initial import given_model, measure_features, new_model
 from sru_asr.manifest import digest, load_manifest, refuse_shared, too_fast, validate
 from sru_asr.memory import keep_freed_memory
 from sru_asr.model import CHECKPOINT_NAME, MOST_DELAY, ModelConfig, Recognizer, load_model
-from sru_asr.progress import EpochLine, quieten
-from sru_asr.settings import DataConfig, begin, has_begun, name_of, settle, write_whole
+from sru_asr.progress import EpochLine, quieten, say
+from sru_asr.settings import DataConfig, begin, has_begun, name_of, settle
 from sru_asr.stop import StopsAtOnce, say_how_it_goes_on
 from sru_asr.task import LossConfig, OptimizerConfig, SpeechTask
 from sru_asr.warp import Warp
+from sru_asr.whole import BEGINNING, whole
 
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed")
 MISCONFIGURED = "these options of --trainer or --checkpoint-steps do not work here"
@@ -144,14 +145,13 @@ def _train(
         assert isinstance(train_loader.sampler, BatchSampler)
         train_loader.sampler.skip(epoch, batches // trainer.world_size, is_over)
         if trainer.is_global_zero:
-            print(f"going on from {last} (epoch {epoch + 1}, batch {batches})", flush=True)
+            say(f"going on from {last} (epoch {epoch + 1}, batch {batches})")
     elif trainer.is_global_zero:
         hours = sum(cut.duration for cut in train_cuts) / 3600
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        print(
+        say(
             f"training {parameters / 1e6:.1f} M parameters on {len(train_cuts)} utterances, {hours:.2f} h, "
-            f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances",
-            flush=True,
+            f"{len(train_loader)} batches an epoch; developing on {len(dev_cuts)} utterances"
         )
     try:
         trainer.fit(task, train_loader, dev_loader, ckpt_path=last if goes_on else None, weights_only=True)
@@ -161,17 +161,20 @@ def _train(
         say_how_it_goes_on(last, args.restart)
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, SIGTERMException) else signal.SIGINT)) from None
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not is_lost_worker(error):
             raise
         say_how_it_goes_on(last, args.restart)
         raise ChildProcessError(
             f"a process that loads audio has ended, perhaps for want of memory ({error}); --data.workers 0 needs none"
         ) from error
+    except OSError:  # as a full disk's, once there is room again
+        say_how_it_goes_on(last, args.restart)
+        raise
     except MisconfigurationException as error:
         raise ValueError(f"{MISCONFIGURED}: {error}") from error
     if trainer.should_stop and trainer.is_global_zero and trainer.global_step < trainer.estimated_stepping_batches:
         options = "without --restart and with" if args.restart else "with"
-        print(f"stopped before its end; the same command goes on, {options} a longer --trainer.max_time", flush=True)
+        say(f"stopped before its end; the same command goes on, {options} a longer --trainer.max_time")
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches
         settings["stopped_after"] = round(trainer.global_step / steps, 2)
     if optimizer.average:
@@ -195,7 +198,7 @@ def _alone_in(output: Path) -> Iterator[None]:
             "another --output-dir"
         ) from None
     with held:
-        for part in output.glob(".*.part"):  # what one left that was killed while it wrote
+        for part in output.glob(f"{BEGINNING}*"):  # what one left that was killed while it wrote
             part.unlink(missing_ok=True)
         yield
 
@@ -213,10 +216,11 @@ def _report(
         "dev": {"utterances": len(evaluation.results), "words": counts.to_dict()},
     }
     model.save(output / CHECKPOINT_NAME)
-    write_whole(output / "dev.json", json.dumps(evaluation.to_dict(), indent=1))
-    print(f"development set, greedy, no language model:\n{evaluation.summary()}")
-    print(f"model: {output / CHECKPOINT_NAME}")
-    print(f"transcribe with it: sru-asr transcribe --model {shlex.quote(str(output))} AUDIO...", flush=True)
+    with whole(output / "dev.json") as part:
+        part.write_text(json.dumps(evaluation.to_dict(), indent=1))
+    say(f"development set, greedy, no language model:\n{evaluation.summary()}")
+    say(f"model: {output / CHECKPOINT_NAME}")
+    say(f"transcribe with it: sru-asr transcribe --model {shlex.quote(str(output))} AUDIO...")
     return evaluation
 
 

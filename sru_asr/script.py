@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sru_asr.build import BuildError
-from sru_asr.cli import OK, main
+from sru_asr.cli import OK, main, open_stderr
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ def run(work: Callable[[], T]) -> T:
     Returns:
         What `work` does.
     """
+    open_stderr()
     try:
         return work()
     except BrokenPipeError:  # whoever read our output has seen enough

@@ -20,6 +20,7 @@ from sru_asr.features import SpecAugment
 from sru_asr.model import ModelConfig, Recognizer, folder_of
 from sru_asr.task import LossConfig, OptimizerConfig
 from sru_asr.warp import Warp
+from sru_asr.whole import whole
 
 SETTINGS = "settings.json"
 # Defaults for `training_parser` that won on a few hours of speech (docs/log.md). Each batch is seen twice, once
@@ -226,14 +227,8 @@ def begin(output: Path, settings: dict[str, Any], goes_on: bool) -> None:
     path = output / SETTINGS
     if not goes_on:
         (output / LAST_CHECKPOINT).unlink(missing_ok=True)
-    write_whole(path, json.dumps(settings, indent=1))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole, or as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(json.dumps(settings, indent=1))
 
 
 def name_of(manifest: Path) -> str:

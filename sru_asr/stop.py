@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from sru_asr.progress import say
+
 
 class StopsAtOnce(Callback):
     """Ends each of several processes as soon as it gets a SIGTERM; checkpoints are never half written.
@@ -28,11 +30,13 @@ class StopsAtOnce(Callback):
             return
 
         def stop(signum: int, _: object) -> None:
-            if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-                trainer.strategy.launcher.kill(signum)
-            if trainer.is_global_zero:
-                say_how_it_goes_on(self.last, self.restarts)
-            os._exit(128 + signum)
+            try:
+                if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+                    trainer.strategy.launcher.kill(signum)
+                if trainer.is_global_zero:
+                    say_how_it_goes_on(self.last, self.restarts)
+            finally:  # whatever else is wrong
+                os._exit(128 + signum)
 
         signal.signal(signal.SIGTERM, stop)
 
@@ -50,4 +54,4 @@ def say_how_it_goes_on(last: Path, restarts: bool) -> None:
         goes_on = f"without --restart goes on from {last}"
     else:
         goes_on = f"goes on from {last}"
-    print(f"stopped; the same command {goes_on}", flush=True)
+    say(f"stopped; the same command {goes_on}")

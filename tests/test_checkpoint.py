@@ -1,12 +1,12 @@
 """Checkpoints: whole or not at all, and refused where they do not fit."""
 
-import resource
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import full_disk
 
 from sru_asr.checkpoint import WholeFiles, describe_run, read_position, refuse_diverged
 from sru_asr.text import CharTokenizer
@@ -18,13 +18,8 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     """Lightning's own way leaves half a file where the folder for temporary files is on another disk."""
     path, files = tmp_path / "last.ckpt", WholeFiles()
     files.save_checkpoint({"step": torch.tensor(1)}, path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as where the disk is full
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            files.save_checkpoint({"step": torch.tensor(2), "weights": torch.zeros(100_000)}, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(100_000), pytest.raises(OSError, match="File too large"):
+        files.save_checkpoint({"step": torch.tensor(2), "weights": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
@@ -45,8 +40,24 @@ def test_what_interrupts_the_writing_is_what_is_raised(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt, match="by the user"):
             save_until_then()
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
     assert {file.name for file in tmp_path.iterdir()} <= {"last.ckpt"}
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Who believed that discarded it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)) as found:
+        read_position(tmp_path / "last.ckpt", RUN)
+    assert found.value is error
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

@@ -714,6 +714,15 @@ def test_a_process_that_is_interrupted_keeps_what_it_printed(tmp_path):
     assert len(lines) < 2_000
 
 
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_standard_error_is_not_needed(folder, redirection):
+    """Closed, it cost every transcript."""
+    command = f'exec "{sys.executable}" -m sru_asr.cli transcribe --model . a.wav nowhere.wav {redirection}'
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, cwd=folder, check=False)
+    assert done.stdout.startswith(b"a.wav\t")
+    assert done.returncode == (1 if redirection == "2>&-" else 2)
+
+
 @pytest.mark.parametrize("command", ["transcribe", "evaluate"])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(folder, command):
     """As `| head -1` does, here before the first line."""

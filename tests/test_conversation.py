@@ -3,13 +3,19 @@
 import asyncio
 import io
 import re
+import signal
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Timer
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 import uvicorn
+from conftest import full_disk
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -17,7 +23,7 @@ from test_engine import MODEL, alone, pcm, speech
 
 from sru_asr.serve import conversation, files, guard, run
 from sru_asr.serve.app import create_app
-from sru_asr.serve.engine import Engine
+from sru_asr.serve.engine import INTERNAL, Engine
 from sru_asr.serve.guard import UPLOADS
 from sru_asr.serve.limits import Limits
 from sru_asr.windows import window_of
@@ -101,7 +107,8 @@ def test_who_reads_nothing_is_not_waited_for(monkeypatch, ended):
 @pytest.mark.parametrize("latency_ms", [320, 2_000])
 @pytest.mark.parametrize("end", ["idle", "limit", "nonsense"])
 def test_what_has_been_said_is_told_before_an_error(client, monkeypatch, latency_ms, end):
-    monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.5)
+    if end == "idle":
+        monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.5)
     samples = pcm(speech(1.5, 3))
     with client.websocket_connect("/v1/stream") as socket:
         socket.send_json({"type": "start", "latency_ms": latency_ms})
@@ -131,14 +138,21 @@ def test_a_session_lasts_only_so_long_by_its_audio(client):
 
 
 def test_a_session_lasts_only_so_long_by_the_clock(monkeypatch):
-    monkeypatch.setattr(conversation, "IDLE_SECONDS", 0.2)
-    limits = Limits(most_stream_seconds=0.3)
+    monkeypatch.setattr(conversation, "IDLE_SECONDS", 1.0)
+    limits, over = Limits(most_stream_seconds=0.3), Event()
+
+    def go_on(socket):
+        while not over.wait(0.05):
+            socket.send_bytes(bytes(2))
+
     with TestClient(create_app(MODEL, limits=limits)) as client, client.websocket_connect("/v1/stream") as socket:
         socket.send_json({"type": "start"})
-        for _ in range(10):
-            socket.send_bytes(bytes(2))
-            time.sleep(0.06)
-        assert "a session lasts at most 0.3 s" in last(socket)["message"]
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(go_on, socket)
+            try:
+                assert "a session lasts at most 0.3 s" in last(socket)["message"]
+            finally:
+                over.set()
 
 
 def test_an_upload_that_takes_too_long_is_broken_off(client, monkeypatch):
@@ -180,7 +194,8 @@ def test_a_server_that_stops_leaves_off_a_file(tmp_path, monkeypatch):
             assert "about to stop" in answer.json()["error"]["message"]
 
 
-def test_a_file_that_nobody_waits_for_any_more_is_left_off():
+def test_a_file_that_nobody_waits_for_any_more_is_left_off(monkeypatch):
+    monkeypatch.setattr(files, "LOOK_SECONDS", 0.05)
     recogniser = files.Files(MODEL, Limits())
     (wav := io.BytesIO()).name = "a.wav"
     soundfile.write(wav, np.zeros(16_000 * 3_000, np.int16), 16_000)
@@ -270,3 +285,49 @@ def test_keys_may_be_of_any_letters():
     assert guard.allowed(Limits(api_key="clé"), guard.bearer(headers))
     assert not guard.allowed(Limits(api_key="clé"), guard.bearer(Headers(raw=[(b"authorization", b"Bearer cl")])))
     assert guard.bearer(Headers()) is None
+
+
+def test_a_session_that_cannot_begin_for_a_fault_of_ours_is_told_and_counted(monkeypatch, caplog):
+    """Torch's errors, as where memory ends, were taken for a connection that has closed."""
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("no more memory")
+
+    monkeypatch.setattr(Engine, "open", fail)
+    with TestClient(create_app(MODEL)) as client:
+        with client.websocket_connect("/v1/stream") as socket:
+            socket.send_json({"type": "start"})
+            assert socket.receive_json() == {"type": "error", "message": INTERNAL}
+        assert 'sru_asr_errors_total{kind="stream"} 1.0' in client.get("/metrics").text
+    assert "no more memory" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [1, 100])
+def test_an_upload_for_which_there_is_no_room_is_not_the_client_s_fault(caplog, seconds):
+    """A small one waits in memory, and a large one in the folder for temporary files."""
+    (wav := io.BytesIO()).name = "a.wav"
+    soundfile.write(wav, np.zeros(16_000 * seconds, np.int16), 16_000)
+    with TestClient(create_app(MODEL)) as client:
+        with full_disk(10_000):
+            answer = client.post(UPLOADS, files={"file": wav.getvalue()})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (503, files.NO_ROOM)
+        assert "File too large" in caplog.text
+        assert client.post(UPLOADS, files={"file": wav.getvalue()}).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_before_it_serves_is_not_lost(monkeypatch, number):
+    """It says where it listens a while before."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    late = Timer(20, signal.pthread_kill, (threading.main_thread().ident, signal.SIGTERM))
+    monkeypatch.setattr(run.gc, "freeze", lambda: signal.raise_signal(number))
+    interval = sys.getswitchinterval()
+    late.start()
+    try:
+        run.run(create_app(MODEL), run.listen("127.0.0.1", 0))
+        assert late.is_alive()
+    finally:
+        late.cancel()
+        sys.setswitchinterval(interval)
+        for each, handler in before.items():
+            signal.signal(each, handler)

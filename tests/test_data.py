@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import full_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment, fastcopy
@@ -873,3 +874,28 @@ def test_a_worker_names_the_file_it_cannot_read(tmp_path: Path, corpus: CutSet) 
     (tmp_path / "0.wav").write_text("overwritten after validation")
     with pytest.raises(AudioError, match=r"u0: .*0\.wav: expected WAV, FLAC"):
         list(make_loader(corpus, TOKENIZER, max_seconds=4, training=True, workers=1))
+
+
+def test_a_lost_worker_is_no_unreadable_utterance(corpus: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch raises it wherever the main process is, and Lhotse takes every error for one of the file."""
+
+    def lost(*_: object, **__: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    cut = next(iter(corpus)).truncate(duration=0.1)
+    monkeypatch.setattr(Recording, "load_audio", lost)
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker"):
+        load_waveform(cut)
+
+
+def test_what_was_decoded_need_not_be_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk ended it when all was decoded."""
+    paths = [str(tmp_path / f"{i}.wav") for i in range(3)]
+    for path in paths[1:]:
+        soundfile.write(path, np.zeros(1600), 16000)
+    with full_disk(50):
+        assert list(corpus_module.undecodable(paths, tmp_path / "manifest.decoded")) == paths[:1]
+    assert "cannot remember which files were decoded: File too large" in caplog.text
+    assert corpus_module.undecodable(paths[1:], tmp_path / "manifest.decoded") == {}

@@ -14,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import full_disk
 
 from sru_asr import download as module
-from sru_asr.download import DownloadError, download, extract
+from sru_asr.download import DownloadError, download, extract, fetch
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -107,6 +108,13 @@ def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as both:
         for path in both.map(lambda _: download(server.url, tmp_path / "file", sha256=SHA256), range(2)):
             assert path.read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_a_full_disk_is_not_blamed_on_the_server(server: Server, tmp_path: Path) -> None:
+    """It was asked again and again, and then the next address."""
+    with full_disk(100_000), pytest.raises(OSError, match=r"File too large: '.*corpus.tar.gz.part'$"):
+        fetch([(server.url, None), (server.url + ".copy", None)], tmp_path / "corpus")
     assert server.ranges == [None]
 
 
@@ -240,6 +248,14 @@ def test_extracts_once(tmp_path: Path, kind: str) -> None:
     assert kept(directory.parent) == [directory]
     archive.unlink()
     extract(archive, directory)
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_nothing_is_left_of_what_could_not_be_extracted(tmp_path: Path, kind: str) -> None:
+    archive = archive_of(kind, tmp_path / "corpus", first=b"x", large=bytes(200_000))
+    with full_disk(100_000), pytest.raises(OSError, match="File too large"):
+        extract(archive, tmp_path / "folder")
+    assert kept(tmp_path) == [archive]
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])

@@ -52,9 +52,12 @@ def pieces(of, size):
 
 
 def alone(waveform, chunk, lookahead):
-    """The final captions."""
+    """The final captions; last bits depend on what is computed together, and may round to other confidences."""
     live = Live(MODEL, chunk, lookahead)
-    return [caption for caption in [*live.push(waveform), *live.finish()] if caption.final]
+    finals = [caption for caption in [*live.push(waveform), *live.finish()] if caption.final]
+    for words in (caption.words for caption in finals):
+        words[:] = [word._replace(confidence=pytest.approx(word.confidence, abs=2e-3)) for word in words]
+    return finals
 
 
 async def everything(session):
@@ -169,6 +172,8 @@ def test_what_a_resampler_holds_back_is_waited_for(rate):
         for piece in pieces(pcm(speech(1.5 * rate / 16_000, 0)), 2 * round(0.04 * rate)):
             await session.send(piece)
             sent += 1
+            await asyncio.sleep(0.005)
+        while not rounds:  # the first may take longer
             await asyncio.sleep(0.005)
         return sent
 

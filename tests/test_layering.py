@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sru_asr"
 # Each module may import from those before it in this list, and from nothing behind it.
 LAYERS = [
     *("build",),
-    *("ops", "memory", "audio", "text", "metrics", "windows", "download", "corpus", "voice"),
+    *("ops", "memory", "whole", "audio", "text", "metrics", "windows", "download", "corpus", "voice"),
     *("hotwords", "lexicon", "lm", "precision"),
     *("augment", "decode", "features", "manifest", "source", "words"),
     *("subtitles", "scorer", "uncertainty"),

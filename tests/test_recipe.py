@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import full_disk
 from lhotse import CutSet, MonoCut, SupervisionSegment
 from safetensors.torch import load_file
 
@@ -291,7 +292,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tm
 
 
 def test_what_a_killed_run_left_half_written_goes(corpus: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".last.ckpt.123.part"
+    left = tmp_path / ".part-123-last.ckpt"
     left.write_bytes(b"half")
     assert _train(corpus, tmp_path).returncode == 0
     assert not left.exists()
@@ -315,6 +316,27 @@ def test_a_reading_process_that_is_killed_ends_in_a_line(corpus: Path, whole: Pa
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in _weights(whole).items():
         assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+def test_who_does_not_read_on_loses_nothing(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """A closed pipe ended the training as if all were well, before the epoch that it had just shown was kept."""
+    command = [sys.executable, str(corpus / "train.py"), "--output-dir", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, cwd=corpus, stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+    assert process.returncode == 0
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, _weights(tmp_path)[name]), name
+
+
+def test_a_full_disk_is_not_the_end(corpus: Path, tmp_path: Path) -> None:
+    with full_disk(1 << 16):  # the process inherits it; its checkpoints are larger
+        stopped = _train(corpus, tmp_path)
+    assert stopped.returncode == 1
+    assert re.search(r"^error: .*File too large: '.*last.ckpt'$", stopped.stderr, re.MULTILINE), stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "stopped; the same command starts again" in stopped.stdout
+    assert _train(corpus, tmp_path).returncode == 0
 
 
 def test_sigterm_stops_and_the_same_command_goes_on(corpus: Path, whole: Path, tmp_path: Path) -> None:
@@ -556,7 +578,16 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path, launcher: str) ->
     # Two ranks see two batches a step; so does one process that accumulates two.
     one = _train(corpus, tmp_path / "one", "--trainer.accumulate_grad_batches", "2")
     assert one.returncode == 0, one.stderr
-    run = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d")
+    run = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    )
     options = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
     two = _train(corpus, tmp_path / "two", *options, launcher=run if launcher == "torchrun" else ())
     assert two.returncode == 0, two.stderr

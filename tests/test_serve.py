@@ -455,6 +455,7 @@ def test_stopping_does_not_wait_for_who_goes_on_speaking(folder):
     server = Running(folder)
     with server.live() as connection:
         connection.send('{"type": "start"}')
+        assert json.loads(connection.recv(timeout=10))["type"] == "ready"
         server.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(ConnectionClosed):
             for _ in range(500):

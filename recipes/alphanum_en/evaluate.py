@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prepare import add_folders, prepare
 
 from sru_asr.script import run
+from sru_asr.whole import whole
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -201,9 +202,12 @@ def main() -> None:
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise ValueError(f"--json: there is no folder {arguments.json.parent} to write {arguments.json.name} into")
     manifests = manifests_of(arguments)
-    results = [measure(path, manifests, arguments.splits) for path in arguments.models]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    results = []
+    for path in arguments.models:
+        results.append(measure(path, manifests, arguments.splits))
+        if arguments.json is not None:
+            with whole(arguments.json) as part:
+                part.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean
 from string import Template
@@ -24,6 +25,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from context import context
 
 from sru_asr.script import run
+from sru_asr.whole import whole
 
 MOST_BYTES = 8_000_000
 CARD = Path(__file__).with_name("card.md")
@@ -220,16 +222,9 @@ def main() -> None:
         late_ms = 1000 * model.delay / model.frames_per_second
         (Path(folder) / "README.md").write_text(card(results, parameters, size, late_ms))
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        made = [arguments.output_dir / path.name for path in Path(folder).iterdir()]
-        parts = [path.with_name(f".{path.name}.part") for path in made]
-        try:
-            for path, part in zip(made, parts, strict=True):
-                shutil.copyfile(Path(folder) / path.name, part)
-            for path, part in zip(made, parts, strict=True):
-                part.replace(path)
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
+        with ExitStack() as stack:  # puts them into place when it ends
+            for path in Path(folder).iterdir():
+                shutil.copyfile(path, stack.enter_context(whole(arguments.output_dir / path.name)))
     print(f"written to {arguments.output_dir}: model ({size / 1e6:.1f} MB), results.json, README.md")
 
 

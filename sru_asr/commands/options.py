@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from sru_asr.whole import whole
 
 if TYPE_CHECKING:
     import torch
@@ -208,12 +211,15 @@ def check_output(option: str, path: Path | None) -> None:
         raise CommandError(f"{option}: there is no folder {path.parent} to write {path.name} into")
     if path is not None and path.is_dir():
         raise CommandError(f"{option}: {path} is a folder, expected the name of a file to write")
+    if path is not None and not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise CommandError(f"{option}: {path} cannot be written: permission denied")
 
 
 def write_output(option: str, path: Path, text: str) -> None:
     """Write what an option asks for."""
     try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with whole(path) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise CommandError(f"{option}: {path} cannot be written: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from sru_asr.audio import AudioError
 from sru_asr.decoding import GREEDY, Decoding
 from sru_asr.serve.conversation import Refused, converse, say
 from sru_asr.serve.engine import INTERNAL, Busy, Engine, Round, SessionError
-from sru_asr.serve.files import Files, Full, Gone
+from sru_asr.serve.files import NO_ROOM, Files, Full, Gone
 from sru_asr.serve.guard import UPLOADS, Guard, error_response
 from sru_asr.serve.limits import Limits
 from sru_asr.subtitles import srt, vtt
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from sru_asr.model import Recognizer
 
 PAGE = Path(__file__).with_name("page")  # on which one speaks and reads along
+logger = logging.getLogger(__name__)
+
 # What live sessions have to be computed and read, and files to be recognised, once the server is told to stop.
 LIVE_DRAIN_SECONDS, FILE_DRAIN_SECONDS = 10.0, 60.0
 
@@ -137,6 +140,9 @@ def create_app(
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, OSError):  # of the folder for temporary files, where a form waits
+            logger.error("an upload could not be kept: %s", error.__cause__)
+            return error_response(503, NO_ROOM)
         return error_response(error.status_code, str(error.detail))
 
     @app.exception_handler(Exception)
@@ -202,15 +208,22 @@ def create_app(
         Times are seconds of the stream.
         """
         await socket.accept()
-        # Who has gone, or does not read, is not told: RuntimeError is Starlette's for a connection that is closed.
-        with contextlib.suppress(WebSocketDisconnect, Refused, RuntimeError):
+        with contextlib.suppress(WebSocketDisconnect, Refused):  # who has gone, or does not read, is not told
+            code = 1000
             try:
                 await converse(socket, app.state.engine, name, limits)
-                await socket.close()
-            except (Refused, Busy, SessionError) as error:
+            except WebSocketDisconnect:
+                raise
+            except Exception as error:
                 metrics.errors.labels("stream").inc()
-                await say(socket, {"type": "error", "message": str(error)})
-                await socket.close(1013 if isinstance(error, Busy) else 1008)
+                message = str(error)
+                if not isinstance(error, (Refused, Busy, SessionError)):
+                    logger.exception("a live session failed")
+                    message = INTERNAL
+                code = 1013 if isinstance(error, Busy) else 1008
+                await say(socket, {"type": "error", "message": message})
+            with contextlib.suppress(RuntimeError):  # Starlette's for a connection that is closed
+                await socket.close(code)
 
     for path in PAGE.iterdir():
         app.router.routes.append(Route("/" if path.name == "index.html" else f"/{path.name}", _file(path)))

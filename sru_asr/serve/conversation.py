@@ -93,11 +93,19 @@ async def say(socket: WebSocket, message: dict[str, Any]) -> None:
 
     Raises:
         Refused: it does not.
+        WebSocketDisconnect: it has gone.
     """
     try:
-        await asyncio.wait_for(socket.send_json(message), IDLE_SECONDS)
+        await asyncio.wait_for(_send(socket, message), IDLE_SECONDS)
     except asyncio.TimeoutError:  # another one than Python's own before 3.11
         raise Refused(f"nothing was read for {IDLE_SECONDS:g} s") from None
+
+
+async def _send(socket: WebSocket, message: dict[str, Any]) -> None:
+    try:
+        await socket.send_json(message)
+    except RuntimeError as error:  # Starlette's and uvicorn's for a connection that is closed
+        raise WebSocketDisconnect(reason=str(error)) from error
 
 
 async def _start(socket: WebSocket, limits: Limits) -> Start:
@@ -132,7 +140,7 @@ class Reader:
 async def _tell(socket: WebSocket, session: Session, reader: Reader) -> None:
     while (caption := await session.next()) is not None:
         reader.told = time.monotonic()
-        await socket.send_json(_message(caption))
+        await _send(socket, _message(caption))
         reader.told = None
 
 

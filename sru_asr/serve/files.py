@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 # What is decoded to learn how long a file is, for each second that it may last: as much as a film's sound has.
 MOST_VALUES_PER_SECOND = 2 * 48_000
 STOPS = "the server is about to stop: try again in a moment"
+NO_ROOM = "the server has no room for the upload: try again later"
 
+logger = logging.getLogger(__name__)
 
 # After which one looks again whether a client still waits.
 LOOK_SECONDS = 0.5
@@ -126,7 +129,11 @@ class Files:
         most_seconds = self._limits.most_seconds
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "upload"
-            path.write_bytes(content)
+            try:
+                path.write_bytes(content)
+            except OSError as error:
+                logger.error("an upload could not be kept: %s", error)
+                raise Full(NO_ROOM) from error
             try:
                 seconds = header(path, int(most_seconds * MOST_VALUES_PER_SECOND)).seconds
                 if seconds > most_seconds:

@@ -101,14 +101,15 @@ def run(app: FastAPI, listening: socket.socket) -> None:
             ws_ping_timeout=None,  # who sends faster than is computed is read from late, its pongs, too
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
-        # While it serves uvicorn has handlers of its own. When all is done it raises again what told it to stop, and
-        # another signal may come: there is nothing left to be stopped then.
+        server = Server(config)
+        # While it serves uvicorn has handlers of its own. A signal may come before that; and when all is done uvicorn
+        # raises again what told it to stop, and another may come, with nothing left to be stopped.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, server.handle_exit)
         keep_freed_memory()
         # What has been loaded is not looked through for garbage again: that would keep everybody waiting.
         gc.collect()
         gc.freeze()
         # Two threads take turns in Python: none may have to wait 5 ms, the default, for its next.
         sys.setswitchinterval(SWITCH_SECONDS)
-        run_loop(Server(config).serve([listening]))
+        run_loop(server.serve([listening]))
