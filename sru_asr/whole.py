@@ -35,7 +35,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        if error.errno is None:  # it has a text of its own
+        if error.errno is None or error.filename not in (None, str(part)):  # it has a text, or a file, of its own
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

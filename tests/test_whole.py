@@ -53,6 +53,11 @@ def test_a_full_disk_is_said_of_the_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_wrong_with_another_file_is_said_of_that(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere'$"), whole(tmp_path / "copy") as part:
+        part.write_bytes((tmp_path / "nowhere").read_bytes())
+
+
 def test_a_pipe_stays_one(tmp_path: Path) -> None:
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
