@@ -158,7 +158,8 @@ def test_a_session_lasts_only_so_long_by_the_clock(monkeypatch):
 def test_an_upload_that_takes_too_long_is_broken_off(client, monkeypatch):
     monkeypatch.setattr(guard, "UPLOAD_SECONDS", -1.0)
     answer = client.post(UPLOADS, files={"file": b"x"})
-    assert answer.status_code == 400
+    assert answer.status_code == 408
+    assert "all of the file within -1 s" in answer.json()["error"]["message"]
     assert client.get("/health").json()["status"] == "ok"
 
 

@@ -125,25 +125,24 @@ class _Upload:
         self._send = send
         self._until = asyncio.get_running_loop().time() + UPLOAD_SECONDS
         self._whole = False
-        self._cut = False
+        self._refusal: JSONResponse | None = None
 
     async def answered(self, app: ASGIApp, scope: Scope) -> None:
-        """Let it be answered.
-
-        Raises:
-            Full: the server stops, and has not got all of it.
-        """
+        """Let it be answered, or say why not all of it was waited for."""
         await app(scope, self.receive, self.send)
-        if self._cut:
-            raise Full(STOPS)
+        if self._refusal is not None:
+            await self._refusal(scope, self._receive, self._send)
 
     async def receive(self) -> Message:
-        """As ASGI has it; what takes too long is as what was broken off."""
+        """As ASGI has it; what is not waited for is as what was broken off."""
         loop = asyncio.get_running_loop()
         while not self._whole:
-            self._cut = self._files.closing
             left = self._until - loop.time()
-            if self._cut or left <= 0:
+            if self._files.closing:
+                self._refusal = error_response(503, STOPS)
+            elif left <= 0:
+                self._refusal = error_response(408, f"expected all of the file within {UPLOAD_SECONDS:g} s")
+            if self._refusal is not None:
                 return {"type": "http.disconnect"}
             try:
                 message = await asyncio.wait_for(self._receive(), min(left, LOOK_SECONDS))
@@ -155,5 +154,5 @@ class _Upload:
 
     async def send(self, message: Message) -> None:
         """As ASGI has it."""
-        if not self._cut:
+        if self._refusal is None:
             await self._send(message)
