@@ -11,11 +11,16 @@ from pathlib import Path
 BEGINNING = ".part-"
 
 
+def is_in_place(path: Path) -> bool:
+    """Whether it is written to as it is: pipes and devices, which have no content to lose, and whatever /dev names."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file())
+
+
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file beside its place; it gets there when all is written, and nothing is left of it if something fails.
 
-    Pipes and devices, which have no content to lose, and whatever /dev names are written to as they are.
+    What `is_in_place` is written to itself.
 
     Args:
         path: where the file is to be; its folder exists.
@@ -27,7 +32,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: it cannot be written, for example as the disk is full; names `path`.
     """
     path = Path(path)
-    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+    if is_in_place(path):
         yield path
         return
     part = path.with_name(f"{BEGINNING}{os.getpid()}-{path.name}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sru_asr.whole import whole
+from sru_asr.whole import is_in_place, whole
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +211,7 @@ def check_output(option: str, path: Path | None) -> None:
         raise CommandError(f"{option}: there is no folder {path.parent} to write {path.name} into")
     if path is not None and path.is_dir():
         raise CommandError(f"{option}: {path} is a folder, expected the name of a file to write")
-    if path is not None and not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+    if path is not None and not os.access(path if is_in_place(path) else path.parent, os.W_OK):
         raise CommandError(f"{option}: {path} cannot be written: permission denied")
 
 
